@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0
+# The commands of this repository; harness/ does the work. LINUX=path names a tree
+# to use in place of the Debian package.
+export LINUX
+PY := python3 -B harness
+
+help:		## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 16
+	@echo "LINUX=path works with all of them; the cache is \$$DEVMEM_CACHE or ~/.cache/devmem-series"
+
+setup:		## install what the other commands need (apt, as root or through sudo)
+	@sh harness/setup.sh
+demo: setup	## build a kernel with the series, boot it in QEMU, run the demo
+	@$(PY)/vm.py demo
+check: setup	## every test; the last line is "N passed, N failed"
+	@$(PY)/check.py check
+lint:		## static checks, in seconds
+	@$(PY)/check.py lint
+series:		## write the series to out/, ready for git am
+	@$(PY)/series.py export
+apply:		## apply the series to the tree LINUX=path
+	@test -n "$(LINUX)" || { echo "error: say which tree: make apply LINUX=path" >&2; exit 2; }
+	@$(PY)/series.py apply --base "$(LINUX)"
+shell: setup	## boot the kernel and get a prompt with virtual GPUs
+	@$(PY)/vm.py shell
+base-tests: setup	## each test of a base fix fails on stock and passes on the series
+	@$(PY)/check.py base-tests
+off-check: setup	## switched off, the series leaves the objects of the kernel alone
+	@$(PY)/check.py off-check
+modules-check: setup	## xe, nouveau and amdgpu as modules build without new warnings
+	@$(PY)/check.py modules-check
+
+.PHONY: help setup demo check lint series apply shell base-tests off-check modules-check

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What every tool of the harness needs: places, messages, the lock, child processes."""
+import fcntl
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+CACHE = pathlib.Path(os.environ.get("DEVMEM_CACHE") or pathlib.Path(
+    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "devmem-series")
+LOGS = CACHE / "logs"
+
+
+class Failure(Exception):
+    """Something the user has to know about, in one message."""
+
+
+def say(text):
+    print(f"== {text}", flush=True)
+
+
+def main(func):
+    """Run a tool: a Failure is one line on stderr and status 1, ^C is quiet."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(func())
+    except Failure as err:
+        sys.exit(f"error: {err}")
+    except BrokenPipeError:
+        sys.exit(141)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+_lock = None
+
+
+def lock():
+    """One user of the cache at a time; held until unlock() or the end of the process."""
+    global _lock
+    CACHE.mkdir(parents=True, exist_ok=True)
+    _lock = open(CACHE / "lock", "w")
+    try:
+        fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"waiting for another run that uses {CACHE}")
+        fcntl.flock(_lock, fcntl.LOCK_EX)
+
+
+def unlock():
+    _lock.close()
+
+
+def run(cmd, **kw):
+    """Run a short command and return what it printed; a failure shows its last words."""
+    cmd = [str(c) for c in cmd]
+    try:
+        res = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                             errors="replace", **kw)
+    except FileNotFoundError:
+        raise Failure(f"{cmd[0]} is not installed; run: make setup") from None
+    if res.returncode:
+        words = (res.stderr.strip() or res.stdout.strip()).splitlines()[-8:]
+        raise Failure(f"'{' '.join(cmd[:6])}' failed:\n  " + "\n  ".join(words))
+    return res.stdout
+
+
+def watch(what, cmd, log, check=True, **kw):
+    """Run a long command into a log file, with a sign of life every half minute."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = last = time.monotonic()
+    with open(log, "w", errors="replace") as out:
+        try:
+            child = subprocess.Popen([str(c) for c in cmd], stdout=out, stderr=subprocess.STDOUT,
+                                     stdin=subprocess.DEVNULL, start_new_session=True, **kw)
+        except FileNotFoundError:
+            raise Failure(f"{cmd[0]} is not installed; run: make setup") from None
+        try:
+            while True:
+                try:
+                    child.wait(1)
+                    break
+                except subprocess.TimeoutExpired:
+                    pass
+                if time.monotonic() - last > 30:
+                    last = time.monotonic()
+                    with open(log, "rb") as sofar:
+                        lines = sum(1 for _ in sofar)
+                    say(f"  {what}: {int(last - start)} s, {lines} lines in {log}")
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGTERM)
+                child.wait()
+    if check and child.returncode:
+        with open(log, errors="replace") as done:
+            lines = done.read().splitlines()
+        hints = [l for l in lines if "error" in l.lower()][:5] or lines[-5:]
+        raise Failure(f"{what} failed, see {log}\n  " + "\n  ".join(hints))
+    return child.returncode
+
+
+def replace_file(path, data, mode=0o644):
+    """Write a file so that nobody sees half of it, and never through a hard link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.new")
+    with open(tmp, "wb") as out:
+        out.write(data)
+    tmp.chmod(mode)
+    tmp.rename(path)
+
+
+def remove_tree(path):
+    if path.exists():
+        away = path.with_name(f".{path.name}.old{os.getpid()}")
+        path.rename(away)
+        shutil.rmtree(away)
