@@ -62,7 +62,6 @@ def _fetch():
         run(["dpkg-deb", "-x", deb, tmp / "deb"])
         run(["tar", "-xf", tmp / f"deb/usr/src/{PACKAGE}.tar.xz", "-C", tmp])
         series.check_version(tmp / PACKAGE)
-        (tmp / PACKAGE / "localversion.origin").unlink(missing_ok=True)
         SRC.parent.mkdir(parents=True, exist_ok=True)
         (tmp / PACKAGE).rename(SRC)
 
@@ -97,12 +96,12 @@ def _copy_of(linux):
             dst.parent.mkdir(parents=True, exist_ok=True)
             dst.unlink(missing_ok=True)
             shutil.copy2(src, dst, follow_symlinks=False)
-    for name in set(_files(copy)) - want:
+    for name in set(files(copy)) - want:
         (copy / name).unlink()
     return copy
 
 
-def _files(tree):
+def files(tree):
     todo = [""]
     while todo:
         sub = todo.pop()
@@ -130,6 +129,16 @@ def base(fetch=True):
     return SRC
 
 
+def identical(one, two):
+    if not os.path.lexists(two):
+        return False
+    if one.lstat().st_ino == two.lstat().st_ino:
+        return True
+    if one.is_symlink() or two.is_symlink():
+        return one.is_symlink() and two.is_symlink() and os.readlink(one) == os.readlink(two)
+    return filecmp.cmp(one, two, shallow=False)
+
+
 def _same(path, want):
     return (os.path.lexists(path) and not path.is_symlink() and path.read_bytes() == want[0]
             and (path.stat().st_mode & 0o777) == want[1])
@@ -145,18 +154,17 @@ def make(src, name, over):
         fresh.parent.mkdir(parents=True, exist_ok=True)
         run(["cp", "-al", src, fresh])
         fresh.rename(tree)
-    have = set(_files(tree))
-    for path in _files(src):
+    have = set(files(tree))
+    for path in files(src):
         have.discard(path)
         mine, orig = tree / path, src / path
-        if path in over or (os.path.lexists(mine) and mine.lstat().st_ino == orig.lstat().st_ino):
+        if path in over or identical(orig, mine):
             continue
         # Written anew, not linked: make has to see that it changed.
         if orig.is_symlink():
-            if not mine.is_symlink() or os.readlink(mine) != os.readlink(orig):
-                mine.unlink(missing_ok=True)
-                mine.symlink_to(os.readlink(orig))
-        elif not os.path.lexists(mine) or not filecmp.cmp(mine, orig, shallow=False):
+            mine.unlink(missing_ok=True)
+            mine.symlink_to(os.readlink(orig))
+        else:
             replace_file(mine, orig.read_bytes(), orig.stat().st_mode & 0o777)
     for path, want in over.items():
         have.discard(path)

@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Small kernels: configure and build them, boot them in QEMU, run a script in them."""
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+
+import tree
+from common import CACHE, LOGS, REPO, Failure, lock, main, replace_file, run, say, unlock, watch
+
+CONFIGS = REPO / "harness/configs"
+BUSYBOX = pathlib.Path("/bin/busybox")
+# What the kernel must not say while a test runs.
+SPLAT = re.compile(r"BUG: |WARNING: |\bOops\b|Kernel panic|general protection|UBSAN: |"
+                   r"rcu.*(?:stall|starved)|blocked for more than|soft lockup|"
+                   r"possible (?:circular|recursive) locking|suspicious RCU|bad page state")
+INIT = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/ TERM=linux
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+cd /
+"""
+BATCH = """exec </dev/null >/dev/ttyS1 2>&1
+sh /run
+status=$?
+echo; echo "HARNESS-EXIT $status"
+reboot -f
+"""
+PROMPT = """sh /run
+echo; echo "Leave with: poweroff -f (or Ctrl-a x)"
+setsid cttyhack sh
+reboot -f
+"""
+
+
+def make(src, out, *args):
+    """The command line of a kernel make."""
+    cc = os.environ.get("CC") or ("ccache gcc" if shutil.which("ccache") else "gcc")
+    return ["make", "-C", src, f"O={out}", f"-j{os.cpu_count()}", f"CC={cc}", *args]
+
+
+def configure(src, out, fragments):
+    """tinyconfig with the fragments merged over it; every line of them must take effect."""
+    files = [CONFIGS / f"{f}.config" for f in fragments]
+    seen = hashlib.sha1(str(src).encode())
+    for file in [*sorted(src.glob("**/Kconfig*")), *files]:
+        seen.update(file.read_bytes())
+    stamp = out / ".harness-config"
+    if stamp.exists() and stamp.read_text() == seen.hexdigest() and (out / ".config").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    run(make(src, out, "-s", "tinyconfig"))
+    run([src / "scripts/kconfig/merge_config.sh", "-m", "-O", out, out / ".config", *files], cwd=src)
+    run(make(src, out, "-s", "olddefconfig"))
+    have = set((out / ".config").read_text().splitlines())
+    off = [l for f in files for l in f.read_text().splitlines()
+           if l.startswith("CONFIG_") and not l.endswith("=n") and l not in have]
+    off += [l for f in files for l in f.read_text().splitlines()
+            if l.endswith(" is not set") and l[2:].split()[0] + "=" in {h.split("=")[0] + "=" for h in have}]
+    if off:
+        raise Failure(f"the kernel in {src} does not take these lines of its configuration: "
+                      + ", ".join(off))
+    replace_file(stamp, seen.hexdigest().encode())
+
+
+class Kernel:
+    """A built kernel: where its image and its modules are."""
+
+    def __init__(self, src, name, fragments):
+        self.src, self.name = src, name
+        self.out = CACHE / "build" / f"{name}-{src.name}"
+        configure(src, self.out, fragments)
+        start = time.monotonic()
+        watch(f"building the kernel '{name}'", make(src, self.out, "bzImage", "modules"),
+              LOGS / f"build-{name}.log")
+        self.mods = self.out / "initramfs-modules"
+        shutil.rmtree(self.mods, ignore_errors=True)
+        run(make(src, self.out, "-s", f"INSTALL_MOD_PATH={self.mods}", "INSTALL_MOD_STRIP=1",
+                 "DEPMOD=/sbin/depmod", "modules_install"))
+        self.image = self.out / "arch/x86/boot/bzImage"
+        say(f"kernel '{name}' is ready ({int(time.monotonic() - start)} s)")
+
+    def modules(self):
+        top = self.mods / "lib/modules"
+        return {f"/lib/modules/{f.relative_to(top)}": f for f in top.glob("**/*")
+                if f.is_file() and (f.suffix == ".ko" or f.name == "modules.dep")}
+
+
+def user_program(kernel, path, name, src=None):
+    """Build one selftest program, static, with the headers of a kernel; src: another source tree."""
+    src = src or kernel.src
+    out = kernel.out / "user" / src.name
+    out.mkdir(parents=True, exist_ok=True)
+    watch("user headers", make(kernel.src, kernel.out, "-s", "headers"), LOGS / "headers.log")
+    watch(f"building {name}", ["make", "-s", "-C", src / "tools/testing/selftests" / path, f"OUTPUT={out}",
+                               "LDFLAGS=-static", f"KHDR_INCLUDES=-isystem {kernel.out}/usr/include",
+                               f"{out}/{name}"], LOGS / f"build-{name}.log")
+    return out / name
+
+
+def initramfs(path, files):
+    """Write a newc archive: guest path -> host file, or the content itself."""
+    made, ino = set(), 0
+    with open(path, "wb") as out:
+        def entry(name, mode, data=b"", rdev=(0, 0)):
+            nonlocal ino
+            ino += 1
+            raw = name.encode() + b"\0"
+            out.write(("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X" % (
+                ino, mode, 0, 0, 1, 0, len(data), 0, 0, *rdev, len(raw), 0)).encode() + raw)
+            out.write(b"\0" * (-(110 + len(raw)) % 4) + data + b"\0" * (-len(data) % 4))
+
+        def folder(name):
+            for sub in [*reversed(pathlib.PurePosixPath(name).parents), name]:
+                sub = str(sub).strip("/")
+                if sub and sub != "." and sub not in made:
+                    made.add(sub)
+                    entry(sub, stat.S_IFDIR | 0o755)
+        for name in ("bin", "dev", "proc", "sys", "tmp", "lib"):
+            folder(name)
+        entry("dev/console", stat.S_IFCHR | 0o600, rdev=(5, 1))
+        for name, data in sorted(files.items()):
+            folder(str(pathlib.PurePosixPath(name).parent))
+            if not isinstance(data, (bytes, str)):
+                data = pathlib.Path(data).read_bytes()
+            entry(name.strip("/"), stat.S_IFREG | 0o755, data.encode() if isinstance(data, str) else data)
+        entry("TRAILER!!!", 0)
+
+
+def qemu(kernel, name, files, tail, accel, memory, smp, append, serial):
+    if not BUSYBOX.exists():
+        raise Failure(f"{BUSYBOX} is missing (package busybox-static); run: make setup")
+    archive = LOGS / f"{name}.cpio"
+    LOGS.mkdir(parents=True, exist_ok=True)
+    initramfs(archive, {**kernel.modules(), "/bin/busybox": BUSYBOX, "/init": INIT + tail, **files})
+    bios = ["-bios", "qboot.rom"] if os.path.exists("/usr/share/qemu/qboot.rom") else []
+    return ["qemu-system-x86_64", "-machine", "q35", "-accel", accel, "-cpu", "max", "-smp", str(smp),
+            "-m", memory, "-nodefaults", "-display", "none", "-no-reboot", *bios, "-kernel", kernel.image,
+            "-initrd", archive, "-append", f"console=ttyS0,115200 panic=-1 oops=panic {append}", *serial]
+
+
+class Result:
+    def __init__(self, status, lines, console, why):
+        self.status, self.lines, self.console, self.why = status, lines, console, why
+        self.ok = not why
+
+
+def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, append="",
+         accel=None, show=False, splats=None):
+    """Boot, run the script, power off. Good only if the script says so and the kernel is quiet.
+
+    The kernel's console is ttyS0 and goes to a log; the script's output is ttyS1. splats is a
+    pattern of console lines that the script is expected to cause.
+    """
+    console = LOGS / f"{name}.console"
+    cmd = qemu(kernel, name, {**(files or {}), "/run": script}, BATCH, accel or accelerator(kernel),
+               memory, smp, append, ["-serial", f"file:{console}", "-serial", "stdio"])
+    console.unlink(missing_ok=True)
+    lines, status, why = [], None, ""
+    with subprocess.Popen([str(c) for c in cmd], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace") as child, \
+            open(LOGS / f"{name}.log", "w", errors="replace") as log:
+        late = threading.Event()
+        timer = threading.Timer(timeout, lambda: (late.set(), child.kill()))
+        timer.start()
+        try:
+            for line in child.stdout:
+                line = line.rstrip("\r\n")
+                print(line, file=log, flush=True)
+                end = re.fullmatch(r"HARNESS-EXIT (\d+)", line)
+                if end:
+                    status = int(end[1])
+                    continue
+                lines.append(line)
+                if show:
+                    print(line, flush=True)
+        finally:
+            timer.cancel()
+            child.kill()
+    text = console.read_text(errors="replace") if console.exists() else ""
+    bad = [l for l in text.splitlines() if SPLAT.search(l) and not (splats and re.search(splats, l))]
+    if late.is_set():
+        why = f"no end after {timeout} s"
+    elif bad:
+        why = f"the kernel said: {bad[0].strip()}"
+    elif status is None:
+        why = "the guest ended before its script did"
+    elif status:
+        why = f"exit status {status}"
+    return Result(status, lines, console, why)
+
+
+def accelerator(kernel):
+    """kvm if a guest really runs with it (it may open and then hang), else tcg."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    note = CACHE / "accelerator"
+    this_boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    if note.exists() and note.read_text().split()[0] == this_boot:
+        return note.read_text().split()[1]
+    say("trying whether KVM works here (up to 30 s)")
+    found = "kvm" if boot(kernel, "kvm-probe", "exit 0", timeout=30, accel="kvm").ok else "tcg"
+    replace_file(note, f"{this_boot} {found}\n".encode())
+    say(f"QEMU runs with {found}")
+    return found
+
+
+def shell(kernel, script, memory="4G"):
+    """Boot to a prompt on this terminal; the cache is free for others meanwhile."""
+    cmd = qemu(kernel, "shell", {"/run": script}, PROMPT, accelerator(kernel), memory, 2, "quiet",
+               ["-serial", "mon:stdio"])
+    unlock()
+    return subprocess.call([str(c) for c in cmd])
+
+
+def plain_kernel():
+    """The kernel of the tests and the demo, with the series."""
+    return Kernel(tree.series_tree(), "plain", ["plain", "devmem"])
+
+
+def stock_kernel():
+    """The same without the series. A made tree, so that nothing is ever built in the base."""
+    return Kernel(tree.make(tree.base(), "stock", {}), "stock", ["plain"])
+
+
+def demo(kernel):
+    prog = user_program(kernel, "devmem", "devmem_demo")
+    return boot(kernel, "demo", "modprobe devmem && /bin/demo", {"/bin/demo": prog},
+                timeout=900, memory="4G", show=True)
+
+
+def cli():
+    what = sys.argv[1] if len(sys.argv) == 2 else ""
+    lock()
+    if what == "demo":
+        result = demo(plain_kernel())
+        say(f"demo: {result.why or 'everything as it should be'}; kernel log: {result.console}")
+        return not result.ok
+    if what == "shell":
+        return shell(plain_kernel(), "modprobe devmem; ls /dev/dri")
+    raise Failure("usage: vm.py demo|shell")
+
+
+if __name__ == "__main__":
+    main(cli)
