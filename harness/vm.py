@@ -238,10 +238,10 @@ def stock_kernel():
     return Kernel(tree.make(tree.base(), "stock", {}), "stock", ["plain"])
 
 
-def demo(kernel):
+def demo(kernel, show=True):
     prog = user_program(kernel, "devmem", "devmem_demo")
-    return boot(kernel, "demo", "modprobe devmem && /bin/demo", {"/bin/demo": prog},
-                timeout=900, memory="4G", show=True)
+    return boot(kernel, "demo", "modprobe drm_devmem && /bin/demo", {"/bin/demo": prog},
+                timeout=900, memory="4G", show=show)
 
 
 def cli():
@@ -252,7 +252,7 @@ def cli():
         say(f"demo: {result.why or 'everything as it should be'}; kernel log: {result.console}")
         return not result.ok
     if what == "shell":
-        return shell(plain_kernel(), "modprobe devmem; ls /dev/dri")
+        return shell(plain_kernel(), "modprobe drm_devmem; ls /dev/dri")
     raise Failure("usage: vm.py demo|shell")
 
 
