@@ -31,6 +31,13 @@ def report(name, why, log=""):
     print(f"FAIL {name} ({why}{'; ' if log else ''}{log})" if why else f"ok {name}", flush=True)
 
 
+def complaints(name, wrong):
+    """A result that lists what is wrong, a line each."""
+    for line in sorted(wrong):
+        print(f"  {line}")
+    return name, f"{len(wrong)} complaints" if wrong else ""
+
+
 def run_checks(funcs):
     start = time.monotonic()
     for func in funcs:
@@ -92,12 +99,11 @@ def lint():
     for file in sorted([*(REPO / "harness").glob("*.sh"), REPO / ".ci/run"]):
         run(["bash", "-n", file])
         yield f"lint.{file.name}", ""
-    wrong = series.lint_static()
-    yield "lint.series", "; ".join(wrong)
+    yield complaints("lint.series", series.lint_static())
     src = tree.base(fetch=False)
-    if src and not wrong:
-        yield "lint.checkpatch", "; ".join(series.checkpatch(src))
-    elif not src:
+    if src:
+        yield complaints("lint.checkpatch", series.checkpatch(src))
+    else:
         say("no base in the cache: checkpatch was left out")
 
 
@@ -372,7 +378,7 @@ def modules_check():
     for name in ("xe/xe", "nouveau/nouveau", "amd/amdgpu/amdgpu"):
         ko = out / f"drivers/gpu/drm/{name}.ko"
         yield f"modules.{ko.name}", "" if ko.exists() else "was not built", log
-    yield "modules.warnings", "; ".join(f"{f}: {w}" for f, w in sorted(warnings(log))), log
+    yield complaints("modules.warnings", [f"{f}: {w}" for f, w in warnings(log)])
     parts = ["drivers/gpu/drm/xe/", "drivers/gpu/drm/drm_pagemap.o", "drivers/gpu/drm/drm_pagemap_util.o",
              "drivers/gpu/drm/drm_gpusvm.o"]
     found = {}
@@ -387,7 +393,7 @@ def modules_check():
         watch(f"building xe with W=1, {where}", vm.make(tree_, out, "W=1", *parts), log)
         found[where] = warnings(log)
     new = found["series"] - found.get("stock", set())
-    yield "modules.xe-W=1", "; ".join(f"{f}: {w}" for f, w in sorted(new)), LOGS / "w1-series.log"
+    yield complaints("modules.xe-W=1", [f"{f}: {w}" for f, w in new])
 
 
 def cli():
