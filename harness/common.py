@@ -24,9 +24,10 @@ def say(text):
 
 
 def main(func):
-    """Run a tool: a Failure is one line on stderr and status 1, ^C is quiet."""
+    """Run a tool, alone in the cache: a Failure is one message and status 1, ^C is quiet."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        lock()
         sys.exit(func())
     except Failure as err:
         sys.exit(f"error: {err}")

@@ -106,7 +106,6 @@ class Built:
     """A small git repository: the touched files of a base, one commit per patch."""
 
     def __init__(self, base, patches):
-        CACHE.mkdir(parents=True, exist_ok=True)
         self.tmp = tempfile.TemporaryDirectory(prefix="series-", dir=CACHE)
         self.dir = pathlib.Path(self.tmp.name)
         self.patches = patches
@@ -201,10 +200,12 @@ def export(base, out, version=None):
     fresh = built.dir / "out"
     git(built.dir, "format-patch", "-q", *args, "-o", fresh, "base..series", env=identity())
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("[0-9][0-9][0-9][0-9]-*.patch"):
+    for old in out.glob("[0-9][0-9][0-9][0-9]-*"):
         old.unlink()
-    for file in sorted(fresh.iterdir()):
-        replace_file(out / file.name, file.read_bytes())
+    for file in sorted(fresh.glob("*")):
+        # git am takes out/*.patch only without the cover letter; git send-email takes the folder.
+        name = file.name.replace("0000-cover-letter.patch", "0000-cover-letter.txt")
+        replace_file(out / name, file.read_bytes())
     return sorted(out.glob("[0-9]*.patch"))
 
 
@@ -317,7 +318,7 @@ def lint_static():
 def checkpatch(base):
     """checkpatch --strict over the exported series; its complaints."""
     with tempfile.TemporaryDirectory(dir=CACHE) as tmp:
-        files = [f for f in export(base, pathlib.Path(tmp)) if not f.name.startswith("0000-")]
+        files = export(base, pathlib.Path(tmp))
         if not files:
             return []
         # The poster signs off; MAINTAINERS is updated by a patch of its own; a base from a
@@ -345,8 +346,8 @@ def cli():
     arg.add_argument("--base", type=pathlib.Path)
     arg = top.parse_args()
     if arg.cmd == "export":
-        for file in export(arg.base or tree.base(), arg.out):
-            print(os.path.relpath(file))
+        files = export(arg.base or tree.base(), arg.out)
+        say(f"{len(files)} patches; on a clean Linux 7.3: git am {os.path.relpath(arg.out)}/*.patch")
     elif arg.cmd == "apply":
         apply(arg.base.resolve())
     elif arg.cmd == "import":

@@ -37,7 +37,8 @@ def _fetch():
     mirror = _mirror()
     if not mirror:
         raise Failure("apt knows no Debian mirror yet; run 'apt-get update' as root" + OTHER)
-    CACHE.mkdir(parents=True, exist_ok=True)
+    for killed in CACHE.glob("fetch-*"):
+        shutil.rmtree(killed)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=CACHE) as tmp:
         tmp = pathlib.Path(tmp)
         (tmp / "lists/partial").mkdir(parents=True)
