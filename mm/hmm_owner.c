@@ -1,0 +1,1627 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Shared owners for device memory.
+ *
+ * Devices on one interconnect form a cluster and share one owner, so that
+ * hmm_range_fault() lets them use each other's ZONE_DEVICE pages in place.
+ */
+#define pr_fmt(fmt) "pgmap_owner: " fmt
+
+#include <kunit/static_stub.h>
+#include <kunit/visibility.h>
+#include <linux/export.h>
+#include <linux/hmm.h>
+#include <linux/ioport.h>
+#include <linux/jiffies.h>
+#include <linux/ktime.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pgmap_owner.h>
+#include <linux/rcupdate.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include "hmm_owner.h"
+#include "pgmap_partition.h"
+
+/**
+ * DOC: Overview
+ *
+ * &struct dev_pagemap.owner answers one question: can the asking device reach
+ * this memory? The answer changes when a link of the interconnect goes up or
+ * down and when a device comes or goes, but the owner of a live dev_pagemap
+ * never does. Instead the dev_pagemap is torn down and registered again.
+ *
+ * A *peer* is a device that takes part: it uses memory, offers memory, or both.
+ * A *fabric* holds the peers of one driver family and the links between them.
+ * The fabric's peers are divided into *clusters*; any two peers of a cluster are
+ * linked. The members of a cluster have the same *owner*, a refcounted object
+ * of which only the address matters.
+ *
+ * A peer's memory consists of *slots*, one behind each page, and is registered
+ * in *regions*. Each region has one current *window*: a dev_pagemap under the
+ * peer's owner. Private pfns are not physical addresses, so a second window can
+ * cover the same slots under another owner. A peer changes cluster by *rehoming*
+ * its pages from the old window of a region to a new one: page tables are changed
+ * to refer to the new pages, and no byte is copied, for the slots stay.
+ *
+ * A topology change goes like this:
+ *
+ * 1. compute the partition; the part of a cluster that holds the most resident
+ *    pages keeps the owner, so that only the others pay;
+ * 2. register for each peer that moves one window more than it has;
+ * 3. publish the new owners;
+ * 4. have the drivers of those peers drop their mappings of foreign pages;
+ * 5. region by region: close the old window to new pages, rehome its pages,
+ *    drain it, wait for a grace period, and use it as the next region's new one;
+ * 6. unregister the window that is left over and drop the old owners.
+ *
+ * Only step 2 allocates, and nothing has changed until then. If a later step
+ * can't finish in time, the same steps are taken backwards.
+ *
+ * The extra memory is one region's memmap for each peer that moves, whatever the
+ * size of the device.
+ */
+
+/**
+ * DOC: Why nobody maps what it can no longer reach
+ *
+ * *Pages that move* are covered by mmu notifiers. Rehoming and evacuation unmap
+ * them through the reverse map, in every mm, which tells every mapper.
+ *
+ * *A peer that changes cluster* is not covered. P leaves {A, P}. The pages of A do
+ * not move, so no notifier fires for them, and a hmm_range_fault() of P under way
+ * matches them by the old owner and passes mmu_interval_read_retry(). Therefore
+ * the owner is checked again where the sequence number is, see pgmap_walk_retry().
+ *
+ * *Walkers of core mm* look at a page's dev_pagemap under RCU or a page table
+ * lock. A window is given away or unregistered a grace period after its last page
+ * was freed, when no page table has referred to it any more.
+ */
+
+/**
+ * DOC: When it can not finish
+ *
+ * All waiting is bounded by the timeout that the caller gives. What holds up is a
+ * page that somebody else has locked or refers to. A planned operation then puts
+ * everything back and returns -EBUSY; with %PGMAP_FORCE it gives the peer's device
+ * memory up where it can't be kept. Going back is bounded by the same time. A page
+ * that can not even be put back stays in a closed window, under an owner that no
+ * peer has: its data is safe and comes back to system memory when it is used.
+ */
+
+struct pgmap_owner {
+	struct kref ref;
+	struct rcu_head rcu;
+	/* For people; the address may be used again, this is not. */
+	u64 id;
+};
+
+/* As many pages as the largest folio that can be migrated has. */
+#define PGMAP_BATCH	(1UL << (PMD_SHIFT - PAGE_SHIFT))
+
+/* How long a change waits for the walks of a peer before it moves its pages. */
+#define PGMAP_WALKS_TIMEOUT	(HZ / 10)
+
+/*
+ * What changing the topology needs. One for each peer, so that no change that
+ * begins with that peer has to allocate it. Protected by &pgmap_fabric.lock.
+ */
+struct pgmap_scratch {
+	/* Migrate pfns of the batch at hand. */
+	unsigned long src[PGMAP_BATCH];
+	unsigned long dst[PGMAP_BATCH];
+	/* Windows of this peer, registered but not in use by a region. */
+	struct list_head spares;
+	/* Owner before and after the change under way; both are references. */
+	struct pgmap_owner *from, *to;
+	/* When the peer's faults began to be held up. */
+	ktime_t since;
+	/* Could not get its windows: forced to go without device memory. */
+	bool no_memory;
+
+	/* The change under way, if it was begun on behalf of this peer. */
+	struct pgmap_partition partition;
+	u64 links[PGMAP_FABRIC_MAX_PEERS];
+};
+
+static_assert(PGMAP_FABRIC_MAX_PEERS == PGMAP_MAX_PEERS);
+
+/* --- owners --- */
+
+VISIBLE_IF_KUNIT struct pgmap_owner *pgmap_owner_alloc(void)
+{
+	static atomic64_t last_id;
+	struct pgmap_owner *owner;
+
+	KUNIT_STATIC_STUB_REDIRECT(pgmap_owner_alloc);
+
+	owner = kzalloc_obj(*owner);
+	if (!owner)
+		return NULL;
+
+	kref_init(&owner->ref);
+	owner->id = atomic64_inc_return(&last_id);
+	return owner;
+}
+EXPORT_SYMBOL_IF_KUNIT(pgmap_owner_alloc);
+
+static struct pgmap_owner *pgmap_owner_get(struct pgmap_owner *owner)
+{
+	kref_get(&owner->ref);
+	return owner;
+}
+
+static void pgmap_owner_release(struct kref *ref)
+{
+	struct pgmap_owner *owner = container_of(ref, struct pgmap_owner, ref);
+
+	/* pgmap_walk_begin() may be about to look at the count. */
+	kfree_rcu(owner, rcu);
+}
+
+static void pgmap_owner_put(struct pgmap_owner *owner)
+{
+	if (owner)
+		kref_put(&owner->ref, pgmap_owner_release);
+}
+
+static struct pgmap_owner *pgmap_peer_owner(struct pgmap_peer *peer)
+{
+	return rcu_dereference_protected(peer->owner,
+					 lockdep_is_held(&peer->fabric->lock));
+}
+
+/* --- windows --- */
+
+static void pgmap_window_release(struct kref *ref)
+{
+	struct pgmap_window *window = container_of(ref, struct pgmap_window, ref);
+
+	/* pgmap_window_get() may be about to look at the count. */
+	kfree_rcu(window, rcu);
+}
+
+/**
+ * pgmap_window_put() - drop a reference from pgmap_window_get()
+ * @window: the window, or NULL
+ *
+ * Context: Any.
+ */
+void pgmap_window_put(struct pgmap_window *window)
+{
+	if (window)
+		kref_put(&window->ref, pgmap_window_release);
+}
+EXPORT_SYMBOL_GPL(pgmap_window_put);
+
+/**
+ * pgmap_window_get() - where new pages of a region come from
+ * @region: the region
+ *
+ * The reference keeps the structure, not the registration. A page of the window
+ * may be initialised with zone_device_page_init() as long as that agrees: it
+ * returns -ENODEV once the window has been closed, and the caller starts over.
+ *
+ * Context: Any.
+ * Return: The current window, or NULL if the region has no device memory to
+ *	   give: not registered, being evacuated, or lost in a forced change.
+ */
+struct pgmap_window *pgmap_window_get(struct pgmap_region *region)
+{
+	struct pgmap_window *window;
+
+	rcu_read_lock();
+	window = rcu_dereference(region->window);
+	if (window && !kref_get_unless_zero(&window->ref))
+		window = NULL;
+	rcu_read_unlock();
+
+	return window;
+}
+EXPORT_SYMBOL_GPL(pgmap_window_get);
+
+static struct pgmap_window *pgmap_region_window(struct pgmap_region *region)
+{
+	return rcu_dereference_protected(region->window,
+				lockdep_is_held(&region->peer->fabric->lock));
+}
+
+/*
+ * The only place that picks pfns for device memory and registers them. The
+ * window comes back open and on no list.
+ */
+VISIBLE_IF_KUNIT struct pgmap_window *
+pgmap_window_register(struct pgmap_region *region, struct pgmap_owner *owner)
+{
+	struct pgmap_window *window;
+	struct dev_pagemap *pagemap;
+	struct resource *res;
+	void *addr;
+
+	KUNIT_STATIC_STUB_REDIRECT(pgmap_window_register, region, owner);
+
+	window = kzalloc_obj(*window);
+	if (!window)
+		return ERR_PTR(-ENOMEM);
+
+	res = request_free_mem_region(&iomem_resource,
+				      region->nr_slots << PAGE_SHIFT,
+				      region->peer->fabric->name);
+	if (IS_ERR(res)) {
+		kfree(window);
+		return ERR_CAST(res);
+	}
+
+	kref_init(&window->ref);
+	INIT_LIST_HEAD(&window->entry);
+	window->region = region;
+	window->res = res;
+	window->owner = pgmap_owner_get(owner);
+
+	pagemap = &window->pagemap;
+	pagemap->type = MEMORY_DEVICE_PRIVATE;
+	/* The resource is rounded up to what memory hotplug adds at once. */
+	pagemap->range.start = res->start;
+	pagemap->range.end = res->start + (region->nr_slots << PAGE_SHIFT) - 1;
+	pagemap->nr_range = 1;
+	pagemap->ops = region->pgmap_ops;
+	pagemap->owner = owner;
+	addr = memremap_pages(pagemap, region->peer->nid);
+	if (IS_ERR(addr)) {
+		release_mem_region(res->start, resource_size(res));
+		pgmap_owner_put(owner);
+		kfree(window);
+		return ERR_CAST(addr);
+	}
+
+	return window;
+}
+EXPORT_SYMBOL_IF_KUNIT(pgmap_window_register);
+
+/* Close the window for good and give the memmap back. It has no page. */
+static void pgmap_window_unregister(struct pgmap_window *window)
+{
+	list_del(&window->entry);
+	/* Contains the grace period for those that still look at its memmap. */
+	memunmap_pages(&window->pagemap);
+	release_mem_region(window->res->start, resource_size(window->res));
+	/* No pagemap and no page refers to the owner any more. */
+	pgmap_owner_put(window->owner);
+	pgmap_window_put(window);
+}
+
+static bool pgmap_window_closed(struct pgmap_window *window)
+{
+	return percpu_ref_is_dying(&window->pagemap.ref);
+}
+
+/*
+ * Unregister a window that has no page and register its pfns again, for another
+ * region or under another owner, without giving the memmap back in between. So
+ * it can not fail, and moving a whole device needs the memmap of one region.
+ */
+static void pgmap_window_renew(struct pgmap_window *window,
+			       struct pgmap_region *region,
+			       struct pgmap_owner *owner)
+{
+	/* Nobody looks at these for a window without a page. */
+	window->region = region;
+	window->pagemap.ops = region->pgmap_ops;
+	if (window->owner == owner && !pgmap_window_closed(window))
+		return;
+
+	if (!pgmap_window_closed(window))
+		dev_pagemap_close(&window->pagemap);
+	/* Without pages, it is a matter of RCU until the reference is gone. */
+	dev_pagemap_wait_idle(&window->pagemap, MAX_SCHEDULE_TIMEOUT);
+	dev_pagemap_renew(&window->pagemap, owner);
+	pgmap_owner_get(owner);
+	pgmap_owner_put(window->owner);
+	window->owner = owner;
+}
+
+static unsigned long pgmap_window_resident(struct pgmap_window *window)
+{
+	unsigned long slot, nr, resident = 0;
+
+	for (slot = 0; slot < window->region->nr_slots; slot += nr) {
+		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
+
+		nr = 1;
+		if (!page_count(page))
+			continue;
+		/* May be freed meanwhile, and then counts wrong. So what. */
+		nr = clamp(folio_nr_pages(page_folio(page)), 1UL,
+			   window->region->nr_slots - slot);
+		resident += nr;
+		if (need_resched())
+			cond_resched();
+	}
+
+	return resident;
+}
+
+/* --- moving pages --- */
+
+/* What it takes to empty a window. */
+struct pgmap_drain {
+	struct pgmap_window *window;
+	/* Where to rehome the pages to, or NULL to evacuate them. */
+	struct pgmap_window *to;
+	unsigned long deadline;
+	struct pgmap_stats *stats;
+	/* Why pages did not move, if it was not for being in use. */
+	int err;
+};
+
+/* Prepare destinations in the new window for the sources in the batch. */
+static void pgmap_rehome_prepare(struct pgmap_drain *drain, unsigned long slot,
+				 unsigned long nr)
+{
+	struct pgmap_scratch *scratch = drain->window->region->peer->scratch;
+	struct dev_pagemap *pagemap = &drain->to->pagemap;
+	unsigned long i, step;
+
+	for (i = 0; i < nr; i += step) {
+		struct page *src = migrate_pfn_to_page(scratch->src[i]);
+		struct page *dst;
+		unsigned int order;
+
+		step = 1;
+		scratch->dst[i] = 0;
+		if (!src || !(scratch->src[i] & MIGRATE_PFN_MIGRATE))
+			continue;
+
+		order = folio_order(page_folio(src));
+		step = 1UL << order;
+		memset(&scratch->dst[i], 0, step * sizeof(scratch->dst[0]));
+
+		/*
+		 * A source that has moved before and is only kept by somebody's
+		 * late reference: its slot lives behind the new page.
+		 */
+		dst = pfn_to_page(pgmap_window_pfn(drain->to, slot + i));
+		if (page_count(dst))
+			continue;
+
+		/* Open, and nobody else can close it: &pgmap_fabric.lock. */
+		if (zone_device_folio_init((struct folio *)dst, pagemap, order))
+			continue;
+		dst->zone_device_data = NULL;
+
+		scratch->dst[i] = migrate_pfn(page_to_pfn(dst));
+		if (order)
+			scratch->dst[i] |= MIGRATE_PFN_COMPOUND;
+	}
+}
+
+/*
+ * Allocate system pages for the sources in the batch: large if there are, else
+ * small ones, for which migrate_device_pages() splits the source.
+ */
+static void pgmap_evacuate_prepare(struct pgmap_drain *drain, unsigned long nr)
+{
+	struct pgmap_scratch *scratch = drain->window->region->peer->scratch;
+	unsigned long i, j, step;
+
+	for (i = 0; i < nr; i += step) {
+		struct page *src = migrate_pfn_to_page(scratch->src[i]);
+		struct folio *dst = NULL;
+		unsigned int order;
+
+		step = 1;
+		scratch->dst[i] = 0;
+		if (!src || !(scratch->src[i] & MIGRATE_PFN_MIGRATE))
+			continue;
+
+		order = folio_order(page_folio(src));
+		step = 1UL << order;
+		memset(&scratch->dst[i], 0, step * sizeof(scratch->dst[0]));
+
+		if (order)
+			dst = folio_alloc(GFP_TRANSHUGE | __GFP_NORETRY, order);
+		if (dst) {
+			folio_lock(dst);
+			scratch->dst[i] = migrate_pfn(folio_pfn(dst)) |
+					  MIGRATE_PFN_COMPOUND;
+			continue;
+		}
+
+		for (j = 0; j < step; j++) {
+			dst = folio_alloc(GFP_HIGHUSER_MOVABLE | __GFP_NOWARN |
+					  __GFP_RETRY_MAYFAIL, 0);
+			if (!dst)
+				break;
+			folio_lock(dst);
+			scratch->dst[i + j] = migrate_pfn(folio_pfn(dst));
+		}
+		if (j == step)
+			continue;
+
+		drain->err = -ENOMEM;
+		while (j--) {
+			dst = page_folio(migrate_pfn_to_page(scratch->dst[i + j]));
+			folio_unlock(dst);
+			folio_put(dst);
+			scratch->dst[i + j] = 0;
+		}
+	}
+}
+
+static void pgmap_evacuate_copy(struct pgmap_drain *drain, unsigned long nr)
+{
+	struct pgmap_region *region = drain->window->region;
+	struct pgmap_peer *peer = region->peer;
+	struct pgmap_scratch *scratch = peer->scratch;
+	unsigned long i, bytes = 0;
+	int err;
+
+	for (i = 0; i < nr; i++) {
+		struct page *dst = migrate_pfn_to_page(scratch->dst[i]);
+
+		if (dst)
+			bytes += folio_size(page_folio(dst));
+	}
+	if (!bytes)
+		return;
+
+	err = peer->ops->copy_to_ram(region, scratch->src, scratch->dst, nr);
+	if (!err) {
+		drain->stats->bytes_copied += bytes;
+		return;
+	}
+
+	drain->err = err;
+	for (i = 0; i < nr; i++) {
+		struct page *dst = migrate_pfn_to_page(scratch->dst[i]);
+
+		if (!dst)
+			continue;
+		folio_unlock(page_folio(dst));
+		folio_put(page_folio(dst));
+		scratch->dst[i] = 0;
+	}
+}
+
+static void pgmap_drain_batch(struct pgmap_drain *drain, unsigned long slot,
+			      unsigned long nr)
+{
+	struct pgmap_region *region = drain->window->region;
+	struct pgmap_peer *peer = region->peer;
+	struct pgmap_scratch *scratch = peer->scratch;
+	unsigned long i, step, moved = 0;
+
+	migrate_device_range(scratch->src, pgmap_window_pfn(drain->window, slot),
+			     nr);
+	if (drain->to) {
+		pgmap_rehome_prepare(drain, slot, nr);
+	} else {
+		pgmap_evacuate_prepare(drain, nr);
+		pgmap_evacuate_copy(drain, nr);
+	}
+	migrate_device_pages(scratch->src, scratch->dst, nr);
+
+	for (i = 0; i < nr; i += step) {
+		struct page *src = migrate_pfn_to_page(scratch->src[i]);
+		struct page *dst = migrate_pfn_to_page(scratch->dst[i]);
+
+		step = 1;
+		if (!src || !dst)
+			continue;
+		step = folio_nr_pages(page_folio(dst));
+		if (!(scratch->src[i] & MIGRATE_PFN_MIGRATE))
+			continue;
+		/* Both are locked, and @dst is in no page table yet. */
+		if (drain->to)
+			peer->ops->rehome(region, page_folio(src), page_folio(dst));
+		moved += step;
+	}
+
+	migrate_device_finalize(scratch->src, scratch->dst, nr);
+
+	if (drain->to)
+		drain->stats->pages_rehomed += moved;
+	else
+		drain->stats->pages_evacuated += moved;
+}
+
+/*
+ * Empty a closed window: sweep until the last page is freed. A page can be missed
+ * by a sweep because somebody has locked it (a CPU fault that brings it back, a
+ * migration that brings it in) or refers to it. Nothing new can come in:
+ *
+ *	migrating into the window		closing it
+ *	-------------------------		----------
+ *	zone_device_page_init()
+ *	  gets pgmap->ref, locks the page
+ *						dev_pagemap_close()
+ *						sweep: the page is locked, missed
+ *	maps the page, unlocks it
+ *						pgmap->ref not 0: sweep again
+ *	zone_device_page_init()
+ *	  -ENODEV
+ *
+ * Return: 0 if the window has no page left; no page table refers to it, and no
+ * driver does. Otherwise -EBUSY, or why a page could not be moved.
+ */
+static int pgmap_window_drain(struct pgmap_drain *drain)
+{
+	struct pgmap_region *region = drain->window->region;
+	struct dev_pagemap *pagemap = &drain->window->pagemap;
+	unsigned long wait = 1;
+
+	lockdep_assert_held(&region->peer->fabric->lock);
+
+	for (;;) {
+		unsigned long slot, nr;
+
+		drain->err = 0;
+		for (slot = 0; slot < region->nr_slots; slot += nr) {
+			nr = min(PGMAP_BATCH, region->nr_slots - slot);
+			pgmap_drain_batch(drain, slot, nr);
+			cond_resched();
+			if (time_after(jiffies, drain->deadline))
+				break;
+		}
+
+		if (dev_pagemap_wait_idle(pagemap, wait))
+			return 0;
+		if (time_after(jiffies, drain->deadline))
+			return drain->err ?: -EBUSY;
+		/* A driver that can't copy won't learn to by being asked often. */
+		if (drain->err && drain->err != -ENOMEM)
+			return drain->err;
+		wait = min(wait * 2, HZ / 10 + 1UL);
+	}
+}
+
+static void pgmap_window_complain(struct pgmap_window *window, const char *what,
+				  int err)
+{
+	struct pgmap_region *region = window->region;
+	unsigned long slot;
+
+	for (slot = 0; slot < region->nr_slots; slot++) {
+		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
+
+		if (!page_count(page))
+			continue;
+		pr_warn_ratelimited("%s: can't %s: pfn %#lx has %d references, %d mappings (%pe)\n",
+				    region->peer->name, what, page_to_pfn(page),
+				    page_count(page),
+				    folio_mapcount(page_folio(page)), ERR_PTR(err));
+		return;
+	}
+}
+
+/*
+ * Close a region and bring its pages to system memory. Its windows stay
+ * registered until the caller has decided what to do with them.
+ */
+static int pgmap_region_evacuate(struct pgmap_region *region,
+				 unsigned long deadline,
+				 struct pgmap_stats *stats)
+{
+	struct pgmap_window *window = pgmap_region_window(region);
+	int err, ret = 0;
+
+	RCU_INIT_POINTER(region->window, NULL);
+	if (window)
+		dev_pagemap_close(&window->pagemap);
+
+	list_for_each_entry(window, &region->windows, entry) {
+		struct pgmap_drain drain = {
+			.window = window,
+			.deadline = deadline,
+			.stats = stats,
+		};
+
+		err = pgmap_window_drain(&drain);
+		if (err) {
+			pgmap_window_complain(window, "evacuate", err);
+			ret = err;
+		}
+	}
+
+	return ret;
+}
+
+/* Undo pgmap_region_evacuate(), but for the pages that have been moved. */
+static void pgmap_region_reopen(struct pgmap_region *region)
+{
+	struct pgmap_window *window;
+
+	if (pgmap_region_window(region))
+		return;
+
+	/* The current window is the first. */
+	window = list_first_entry_or_null(&region->windows, struct pgmap_window,
+					  entry);
+	if (!window)
+		return;
+	dev_pagemap_reopen(&window->pagemap);
+	rcu_assign_pointer(region->window, window);
+}
+
+/* All windows of the region are drained. */
+static void pgmap_region_unregister_windows(struct pgmap_region *region)
+{
+	struct pgmap_window *window, *next;
+
+	RCU_INIT_POINTER(region->window, NULL);
+	list_for_each_entry_safe(window, next, &region->windows, entry)
+		pgmap_window_unregister(window);
+}
+
+static struct pgmap_window *pgmap_spare_find(struct pgmap_scratch *scratch,
+					     unsigned long nr_slots)
+{
+	struct pgmap_window *window;
+
+	list_for_each_entry(window, &scratch->spares, entry)
+		if (window->region->nr_slots == nr_slots)
+			return window;
+	return NULL;
+}
+
+/* Register windows until no region of the peer lacks one to move to. */
+static int pgmap_spares_register(struct pgmap_peer *peer,
+				 struct pgmap_owner *owner)
+{
+	struct pgmap_scratch *scratch = peer->scratch;
+	struct pgmap_region *region;
+
+	list_for_each_entry(region, &peer->regions, entry) {
+		struct pgmap_window *window;
+
+		if (!pgmap_region_window(region) ||
+		    pgmap_spare_find(scratch, region->nr_slots))
+			continue;
+		window = pgmap_window_register(region, owner);
+		if (IS_ERR(window))
+			return PTR_ERR(window);
+		list_add(&window->entry, &scratch->spares);
+	}
+
+	return 0;
+}
+
+static void pgmap_spares_unregister(struct pgmap_peer *peer)
+{
+	struct pgmap_window *window, *next;
+
+	list_for_each_entry_safe(window, next, &peer->scratch->spares, entry)
+		pgmap_window_unregister(window);
+}
+
+/*
+ * Rehome a region to a window under @owner, taken from the peer's spares. Its old
+ * window, drained, becomes a spare. If that fails the region is as it was before.
+ */
+static int pgmap_region_move(struct pgmap_region *region,
+			     struct pgmap_owner *owner, unsigned long timeout,
+			     struct pgmap_stats *stats)
+{
+	struct pgmap_scratch *scratch = region->peer->scratch;
+	struct pgmap_window *old = pgmap_region_window(region);
+	struct pgmap_window *new;
+	struct pgmap_drain drain = {
+		.window = old,
+		.deadline = jiffies + timeout,
+		.stats = stats,
+	};
+	int err, undo;
+
+	if (!old || old->owner == owner)
+		return 0;
+
+	new = pgmap_spare_find(scratch, region->nr_slots);
+	if (!new)
+		return -ENOMEM;
+	pgmap_window_renew(new, region, owner);
+
+	list_move(&new->entry, &region->windows);
+	rcu_assign_pointer(region->window, new);
+	dev_pagemap_close(&old->pagemap);
+
+	drain.to = new;
+	err = pgmap_window_drain(&drain);
+	if (!err) {
+		list_move(&old->entry, &scratch->spares);
+		return 0;
+	}
+	pgmap_window_complain(old, "rehome", err);
+
+	dev_pagemap_reopen(&old->pagemap);
+	list_move(&old->entry, &region->windows);
+	rcu_assign_pointer(region->window, old);
+	dev_pagemap_close(&new->pagemap);
+
+	drain.window = new;
+	drain.to = old;
+	drain.deadline = jiffies + timeout;
+	undo = pgmap_window_drain(&drain);
+	if (undo)
+		/* Stays with the region; see "When it can not finish". */
+		pgmap_window_complain(new, "take back", undo);
+	else
+		list_move(&new->entry, &scratch->spares);
+
+	return err;
+}
+
+/* --- topology --- */
+
+/* A change of the topology on its way through the steps. */
+struct pgmap_change {
+	struct pgmap_fabric *fabric;
+	/* Whose scratch is used: partition and links. */
+	struct pgmap_scratch *scratch;
+	/* Peers that get another owner, as a mask. */
+	u64 movers;
+	unsigned int flags;
+	unsigned long timeout;
+	struct pgmap_stats *stats;
+};
+
+/* The first peer at or after *@i that is in @mask, or NULL. */
+static struct pgmap_peer *pgmap_fabric_next(struct pgmap_fabric *fabric, u64 mask,
+					    unsigned int *i)
+{
+	for (; *i < PGMAP_FABRIC_MAX_PEERS; (*i)++)
+		if ((mask & BIT_ULL(*i)) && fabric->peers[*i])
+			return fabric->peers[*i];
+	return NULL;
+}
+
+static u64 pgmap_fabric_mask(struct pgmap_fabric *fabric)
+{
+	u64 mask = 0;
+	unsigned int i;
+
+	for (i = 0; i < PGMAP_FABRIC_MAX_PEERS; i++)
+		if (fabric->peers[i])
+			mask |= BIT_ULL(i);
+	return mask;
+}
+
+static unsigned long pgmap_peer_resident(struct pgmap_peer *peer)
+{
+	struct pgmap_window *window;
+	struct pgmap_region *region;
+	unsigned long resident = 0;
+
+	list_for_each_entry(region, &peer->regions, entry)
+		list_for_each_entry(window, &region->windows, entry)
+			resident += pgmap_window_resident(window);
+	return resident;
+}
+
+/*
+ * Who belongs together under &pgmap_scratch.links, and under which owner. Takes
+ * the references in &pgmap_scratch.from and to, see pgmap_change_release().
+ */
+static int pgmap_change_partition(struct pgmap_change *change, u64 present)
+{
+	struct pgmap_partition *part = &change->scratch->partition;
+	struct pgmap_fabric *fabric = change->fabric;
+	struct pgmap_peer *peer, *other;
+	unsigned int i, j;
+
+	memset(part, 0, sizeof(*part));
+	part->present = present;
+	for (i = 0; (peer = pgmap_fabric_next(fabric, present, &i)); i++) {
+		part->link[i] = change->scratch->links[i];
+		part->weight[i] = pgmap_peer_resident(peer);
+		part->old[i] = -1;
+		if (!pgmap_peer_owner(peer))
+			continue;
+		/* An owner goes by the lowest of the peers that have it. */
+		for (j = 0; (other = pgmap_fabric_next(fabric, present, &j)); j++) {
+			if (pgmap_peer_owner(other) != pgmap_peer_owner(peer))
+				continue;
+			part->old[i] = j;
+			break;
+		}
+	}
+
+	pgmap_partition_solve(part);
+
+	for (i = 0; (peer = pgmap_fabric_next(fabric, present, &i)); i++) {
+		struct pgmap_scratch *scratch = peer->scratch;
+		int cluster = part->cluster[i];
+		struct pgmap_owner *owner = NULL;
+
+		if (part->keep[cluster] >= 0) {
+			other = fabric->peers[part->keep[cluster]];
+			owner = pgmap_owner_get(pgmap_peer_owner(other));
+		} else {
+			/* New: made for the lowest member of the cluster. */
+			for (j = 0; j < i; j++)
+				if (part->cluster[j] == cluster)
+					break;
+			if (j < i)
+				owner = pgmap_owner_get(fabric->peers[j]->scratch->to);
+			else
+				owner = pgmap_owner_alloc();
+			if (!owner)
+				return -ENOMEM;
+		}
+		scratch->to = owner;
+		if (pgmap_peer_owner(peer))
+			scratch->from = pgmap_owner_get(pgmap_peer_owner(peer));
+		if (scratch->from != scratch->to)
+			change->movers |= BIT_ULL(i);
+	}
+
+	return 0;
+}
+
+static void pgmap_change_release(struct pgmap_change *change, u64 present)
+{
+	struct pgmap_peer *peer;
+	unsigned int i;
+
+	for (i = 0; (peer = pgmap_fabric_next(change->fabric, present, &i)); i++) {
+		pgmap_spares_unregister(peer);
+		pgmap_owner_put(peer->scratch->from);
+		pgmap_owner_put(peer->scratch->to);
+		peer->scratch->from = NULL;
+		peer->scratch->to = NULL;
+		peer->scratch->no_memory = false;
+	}
+}
+
+static void pgmap_peer_publish(struct pgmap_peer *peer, struct pgmap_owner *owner)
+{
+	struct pgmap_owner *last = pgmap_peer_owner(peer);
+
+	/* A release: pairs with the smp_rmb() in pgmap_walk_begin(). */
+	rcu_assign_pointer(peer->owner, owner ? pgmap_owner_get(owner) : NULL);
+	pgmap_owner_put(last);
+}
+
+/* Hold the faults of a peer up, as their pages are about to be elsewhere. */
+static void pgmap_peer_hold(struct pgmap_peer *peer)
+{
+	peer->scratch->since = ktime_get();
+	WRITE_ONCE(peer->moving, true);
+	/* Pairs with the barriers in pgmap_walk_begin(), see there. */
+	smp_mb();
+}
+
+static void pgmap_peer_release(struct pgmap_peer *peer, struct pgmap_stats *stats)
+{
+	u64 held = ktime_to_ns(ktime_sub(ktime_get(), peer->scratch->since));
+
+	WRITE_ONCE(peer->moving, false);
+	stats->stall_ns = max(stats->stall_ns, held);
+	wake_up_all(&peer->fabric->wait);
+}
+
+/*
+ * A walk that began under the old owner will be thrown away, but not before it has
+ * brought pages to system memory that it does not recognise as its own any more.
+ * So give it the time to end. It may take longer, for it can be in a page fault
+ * that waits for user space: then pages bounce, and that is all.
+ */
+static void pgmap_peer_wait_walks(struct pgmap_peer *peer)
+{
+	wait_event_timeout(peer->fabric->wait, !atomic_read(&peer->walks),
+			   PGMAP_WALKS_TIMEOUT);
+}
+
+/* Move all regions of a peer. On error some are under @owner, some are not. */
+static int pgmap_peer_move(struct pgmap_peer *peer, struct pgmap_owner *owner,
+			   unsigned long timeout, struct pgmap_stats *stats)
+{
+	struct pgmap_region *region;
+	int err, ret = 0;
+
+	list_for_each_entry(region, &peer->regions, entry) {
+		err = pgmap_region_move(region, owner, timeout, stats);
+		if (err)
+			ret = err;
+	}
+	return ret;
+}
+
+/* Give the device memory of a peer up: its pages go to system memory. */
+static int pgmap_peer_lose_memory(struct pgmap_peer *peer, unsigned long timeout,
+				  struct pgmap_stats *stats)
+{
+	struct pgmap_region *region;
+	int err, ret = 0;
+
+	list_for_each_entry(region, &peer->regions, entry) {
+		err = pgmap_region_evacuate(region, jiffies + timeout, stats);
+		if (err)
+			ret = err;
+		else
+			pgmap_region_unregister_windows(region);
+	}
+	return ret;
+}
+
+/*
+ * Steps 2 to 6. When it returns 0, every present peer has the owner in
+ * &pgmap_scratch.to, and so has each page; otherwise the one in from.
+ */
+static int pgmap_change_apply(struct pgmap_change *change)
+{
+	bool force = change->flags & PGMAP_FORCE;
+	struct pgmap_fabric *fabric = change->fabric;
+	struct pgmap_stats *stats = change->stats;
+	struct pgmap_peer *peer;
+	unsigned int i;
+	int err, ret = 0;
+
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
+		err = pgmap_spares_register(peer, peer->scratch->to);
+		if (!err)
+			continue;
+		if (!force)
+			return err;
+		peer->scratch->no_memory = true;
+	}
+
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
+		pgmap_peer_hold(peer);
+		pgmap_peer_publish(peer, peer->scratch->to);
+	}
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
+		if (!peer->scratch->from)
+			continue;
+		if (peer->ops->unmap_foreign)
+			peer->ops->unmap_foreign(peer);
+		pgmap_peer_wait_walks(peer);
+	}
+
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
+		struct pgmap_scratch *scratch = peer->scratch;
+
+		err = scratch->no_memory ? 0 :
+		      pgmap_peer_move(peer, scratch->to, change->timeout, stats);
+		if (force && (err || scratch->no_memory))
+			err = pgmap_peer_lose_memory(peer, change->timeout, stats);
+		if (err) {
+			ret = err;
+			if (!force)
+				goto undo;
+		}
+	}
+
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
+		pgmap_peer_release(peer, stats);
+		if (peer->scratch->from)
+			stats->peers_moved++;
+	}
+	return ret;
+
+undo:
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
+		/* Nobody mapped anything under the new owner: faults were held. */
+		if (peer->scratch->from) {
+			/* A spare is only missing if pages could not go back. */
+			pgmap_spares_register(peer, peer->scratch->from);
+			pgmap_peer_move(peer, peer->scratch->from,
+					change->timeout, stats);
+		}
+		pgmap_peer_publish(peer, peer->scratch->from);
+		pgmap_peer_release(peer, stats);
+	}
+	return ret;
+}
+
+/* The links are in the scratch. Context: &pgmap_fabric.lock is held. */
+static int pgmap_change(struct pgmap_change *change, u64 present)
+{
+	struct pgmap_fabric *fabric = change->fabric;
+	int err;
+
+	lockdep_assert_held(&fabric->lock);
+
+	err = pgmap_change_partition(change, present);
+	if (!err)
+		err = pgmap_change_apply(change);
+	/* Forced, it happened even if not all of it worked. */
+	if (!err || (change->flags & PGMAP_FORCE && change->movers))
+		memcpy(fabric->links, change->scratch->links,
+		       sizeof(fabric->links));
+	pgmap_change_release(change, present);
+
+	return err;
+}
+
+/* Take the fabric's lock, and teach lockdep once what may be taken under it. */
+static void pgmap_fabric_lock(struct pgmap_fabric *fabric)
+{
+	/* Callers do not hold it: whoever faults may wait for a change. */
+	if (current->mm)
+		might_lock_read(&current->mm->mmap_lock);
+	mutex_lock(&fabric->lock);
+	might_alloc(GFP_KERNEL);
+#ifdef CONFIG_LOCKDEP
+	lock_map_acquire(&__mmu_notifier_invalidate_range_start_map);
+	lock_map_release(&__mmu_notifier_invalidate_range_start_map);
+#endif
+}
+
+/**
+ * pgmap_fabric_init() - set up a fabric at run time
+ * @fabric: zeroed by the caller; PGMAP_FABRIC_INIT() does the same statically
+ * @name: for messages and resource names; must stay
+ * @ops: callbacks, or NULL
+ *
+ * Nothing has to be undone when the last peer has left.
+ *
+ * Context: Any.
+ */
+void pgmap_fabric_init(struct pgmap_fabric *fabric, const char *name,
+		       const struct pgmap_fabric_ops *ops)
+{
+	fabric->name = name;
+	fabric->ops = ops;
+	mutex_init(&fabric->lock);
+	init_waitqueue_head(&fabric->wait);
+}
+EXPORT_SYMBOL_GPL(pgmap_fabric_init);
+
+/**
+ * pgmap_peer_join() - become part of a fabric
+ * @fabric: the fabric
+ * @peer: the peer: zeroed, or one that has left; name, ops and nid set
+ * @timeout: bound for moving pages of other peers, in jiffies
+ * @stats: what it did is added here; may be NULL
+ *
+ * Finds out the links of the peer, if the fabric can tell, and gives it an owner:
+ * that of the cluster it now belongs to. Clusters may merge if they could have
+ * before; then pages of other peers move.
+ *
+ * Context: May sleep. See &struct pgmap_fabric for the locks.
+ * Return: 0; -EBUSY if the peer is a member already, or if pages of other peers
+ *	   could not be moved in time; -ENOSPC if the fabric is full; -ENOMEM or
+ *	   another error of memremap_pages(). On error nothing has changed.
+ */
+int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
+		    unsigned long timeout, struct pgmap_stats *stats)
+{
+	struct pgmap_stats unused = {};
+	struct pgmap_change change = {
+		.fabric = fabric,
+		.timeout = timeout,
+		.stats = stats ?: &unused,
+	};
+	struct pgmap_scratch *scratch;
+	struct pgmap_peer *other;
+	unsigned int i;
+	u64 present;
+	int err;
+
+	if (WARN_ON_ONCE(!peer->ops || !peer->name))
+		return -EINVAL;
+
+	scratch = kvzalloc_obj(*scratch);
+	if (!scratch)
+		return -ENOMEM;
+	INIT_LIST_HEAD(&scratch->spares);
+	change.scratch = scratch;
+
+	pgmap_fabric_lock(fabric);
+	if (peer->scratch) {
+		err = -EBUSY;
+		goto err_unlock;
+	}
+	present = pgmap_fabric_mask(fabric);
+	if (present == U64_MAX) {
+		err = -ENOSPC;
+		goto err_unlock;
+	}
+
+	peer->index = ffz(present);
+	peer->fabric = fabric;
+	peer->scratch = scratch;
+	INIT_LIST_HEAD(&peer->regions);
+
+	memcpy(scratch->links, fabric->links, sizeof(scratch->links));
+	for (i = 0; (other = pgmap_fabric_next(fabric, present, &i)); i++) {
+		if (!fabric->ops || !fabric->ops->linked ||
+		    !fabric->ops->linked(peer, other) ||
+		    !fabric->ops->linked(other, peer))
+			continue;
+		scratch->links[i] |= BIT_ULL(peer->index);
+		scratch->links[peer->index] |= BIT_ULL(i);
+	}
+
+	fabric->peers[peer->index] = peer;
+	err = pgmap_change(&change, present | BIT_ULL(peer->index));
+	if (err)
+		goto err_remove;
+	mutex_unlock(&fabric->lock);
+
+	return 0;
+
+err_remove:
+	fabric->peers[peer->index] = NULL;
+	peer->scratch = NULL;
+err_unlock:
+	mutex_unlock(&fabric->lock);
+	kvfree(scratch);
+	return err;
+}
+EXPORT_SYMBOL_GPL(pgmap_peer_join);
+
+/**
+ * pgmap_peer_leave() - stop to be part of a fabric
+ * @peer: the peer
+ * @flags: 0, or %PGMAP_FORCE if it leaves in any case
+ * @timeout: bound for each region that has to be emptied, in jiffies
+ * @stats: what it did is added here; may be NULL
+ *
+ * Brings all pages of the peer to system memory, which needs the device to be
+ * able to copy, and unregisters them. When it returns 0, no page table, no other
+ * peer and no walker of core mm refers to the peer's memory, the peer has dropped
+ * its mappings of foreign memory, and no callback runs or will run for it. Its
+ * regions need not be unregistered any more.
+ *
+ * If not all pages could be moved, the peer stays a member. Without %PGMAP_FORCE
+ * its memory works as before, though some of its pages may be in system memory
+ * now; with it, the peer's memory stays closed and the call can be repeated.
+ *
+ * Context: May sleep. See &struct pgmap_fabric for the locks.
+ * Return: 0; -ENODEV if the peer is not a member; -EINVAL for unknown flags;
+ *	   -EBUSY if pages stayed in use, -ENOMEM if there was no memory for them,
+ *	   or the error of &pgmap_peer_ops.copy_to_ram.
+ */
+int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
+		     unsigned long timeout, struct pgmap_stats *stats)
+{
+	struct pgmap_fabric *fabric = peer->fabric;
+	struct pgmap_region *region, *next;
+	struct pgmap_scratch *scratch;
+	struct pgmap_stats unused = {};
+	struct pgmap_change change = {
+		.fabric = fabric,
+		.timeout = timeout,
+		.stats = stats ?: &unused,
+	};
+	unsigned int i;
+	int err = 0;
+
+	if (flags & ~PGMAP_FORCE)
+		return -EINVAL;
+	if (!fabric)
+		return -ENODEV;
+
+	pgmap_fabric_lock(fabric);
+	scratch = peer->scratch;
+	if (!scratch) {
+		mutex_unlock(&fabric->lock);
+		return -ENODEV;
+	}
+
+	list_for_each_entry(region, &peer->regions, entry) {
+		err = pgmap_region_evacuate(region, jiffies + timeout,
+					    change.stats);
+		if (err)
+			break;
+	}
+	if (err) {
+		if (!(flags & PGMAP_FORCE))
+			list_for_each_entry(region, &peer->regions, entry)
+				pgmap_region_reopen(region);
+		mutex_unlock(&fabric->lock);
+		return err;
+	}
+
+	/* From here on it can't fail. */
+	pgmap_peer_publish(peer, NULL);
+	if (peer->ops->unmap_foreign)
+		peer->ops->unmap_foreign(peer);
+	list_for_each_entry_safe(region, next, &peer->regions, entry) {
+		pgmap_region_unregister_windows(region);
+		list_del_init(&region->entry);
+	}
+
+	for (i = 0; i < PGMAP_FABRIC_MAX_PEERS; i++)
+		fabric->links[i] &= ~BIT_ULL(peer->index);
+	fabric->links[peer->index] = 0;
+	fabric->peers[peer->index] = NULL;
+	peer->scratch = NULL;
+
+	/*
+	 * The others may form larger clusters without this one. If that fails
+	 * they go on in those they have, which are still good.
+	 */
+	memcpy(scratch->links, fabric->links, sizeof(scratch->links));
+	change.scratch = scratch;
+	pgmap_change(&change, pgmap_fabric_mask(fabric));
+	mutex_unlock(&fabric->lock);
+	kvfree(scratch);
+
+	return 0;
+}
+EXPORT_SYMBOL_GPL(pgmap_peer_leave);
+
+/**
+ * pgmap_fabric_set_links() - links come up, go down, or both
+ * @fabric: the fabric
+ * @links: what changes; if a pair is named more than once, the last counts
+ * @nr: number of entries
+ * @flags: 0, or %PGMAP_FORCE if the links are gone already
+ * @timeout: bound for each region that has to move, in jiffies
+ * @stats: what it did is added here; may be NULL
+ *
+ * All links change in one step: the fabric's peers are divided anew, and those
+ * that get another owner are moved. When it returns 0, no peer maps memory of a
+ * peer outside its cluster. Links that go down in a planned way must work until
+ * then; they are used again if it fails.
+ *
+ * With %PGMAP_FORCE a peer that can't get new windows loses its device memory:
+ * its pages go to system memory, and pgmap_window_get() returns NULL until its
+ * regions are registered again.
+ *
+ * Context: May sleep. See &struct pgmap_fabric for the locks.
+ * Return: 0; -EINVAL for unknown flags, an empty change, a pair that is not one,
+ *	   or a peer of another fabric; -EBUSY if pages could not be moved in time;
+ *	   -ENOMEM or another error of memremap_pages(). On error nothing has
+ *	   changed; when forced, the links have, and pages that could not be
+ *	   moved remain in closed windows.
+ */
+int pgmap_fabric_set_links(struct pgmap_fabric *fabric,
+			   const struct pgmap_link *links, unsigned int nr,
+			   unsigned int flags, unsigned long timeout,
+			   struct pgmap_stats *stats)
+{
+	struct pgmap_stats unused = {};
+	struct pgmap_change change = {
+		.fabric = fabric,
+		.flags = flags,
+		.timeout = timeout,
+		.stats = stats ?: &unused,
+	};
+	unsigned int i;
+	int err;
+
+	if (flags & ~PGMAP_FORCE || !nr)
+		return -EINVAL;
+
+	pgmap_fabric_lock(fabric);
+	for (i = 0; i < nr; i++) {
+		const struct pgmap_link *link = &links[i];
+
+		if (link->a == link->b ||
+		    link->a->fabric != fabric || !link->a->scratch ||
+		    link->b->fabric != fabric || !link->b->scratch) {
+			err = -EINVAL;
+			goto out_unlock;
+		}
+		if (!i) {
+			change.scratch = link->a->scratch;
+			memcpy(change.scratch->links, fabric->links,
+			       sizeof(fabric->links));
+		}
+		if (link->up) {
+			change.scratch->links[link->a->index] |= BIT_ULL(link->b->index);
+			change.scratch->links[link->b->index] |= BIT_ULL(link->a->index);
+		} else {
+			change.scratch->links[link->a->index] &= ~BIT_ULL(link->b->index);
+			change.scratch->links[link->b->index] &= ~BIT_ULL(link->a->index);
+		}
+	}
+	err = pgmap_change(&change, pgmap_fabric_mask(fabric));
+
+out_unlock:
+	mutex_unlock(&fabric->lock);
+	return err;
+}
+EXPORT_SYMBOL_GPL(pgmap_fabric_set_links);
+
+/**
+ * pgmap_peers_share() - can two peers use each other's memory in place?
+ * @a: a peer
+ * @b: a peer
+ *
+ * Context: Any. The answer can be stale when it is used; for pages that
+ *	    hmm_range_fault() found, pgmap_walk_retry() is the answer.
+ * Return: true if both have the same owner.
+ */
+bool pgmap_peers_share(struct pgmap_peer *a, struct pgmap_peer *b)
+{
+	return rcu_access_pointer(a->owner) &&
+	       rcu_access_pointer(a->owner) == rcu_access_pointer(b->owner);
+}
+EXPORT_SYMBOL_GPL(pgmap_peers_share);
+
+/**
+ * pgmap_peer_owner_id() - a number for a peer's owner, to show to people
+ * @peer: a peer
+ *
+ * Context: Any. Can be stale when it is used.
+ * Return: A number that no other owner has had since boot; 0 if the peer is not
+ *	   part of a fabric.
+ */
+u64 pgmap_peer_owner_id(struct pgmap_peer *peer)
+{
+	struct pgmap_owner *owner;
+	u64 id = 0;
+
+	rcu_read_lock();
+	owner = rcu_dereference(peer->owner);
+	if (owner)
+		id = owner->id;
+	rcu_read_unlock();
+
+	return id;
+}
+EXPORT_SYMBOL_GPL(pgmap_peer_owner_id);
+
+/* --- regions --- */
+
+/**
+ * pgmap_region_register() - offer a run of slots as device private pages
+ * @peer: whose they are; a member of a fabric
+ * @region: zeroed, or unregistered
+ * @nr_slots: size in pages; whole 2 MiB subsections
+ * @pgmap_ops: the driver's dev_pagemap callbacks. folio_free() is also called for
+ *	pages that never held anything; their zone_device_data is NULL.
+ *
+ * When it returns 0, pgmap_window_get() gives pages under the peer's owner.
+ *
+ * Context: May sleep. See &struct pgmap_fabric for the locks.
+ * Return: 0; -EINVAL for a bad size or a peer without copy_to_ram() or rehome();
+ *	   -ENODEV if the peer is not a member; -EBUSY if the region is registered;
+ *	   or an error of memremap_pages().
+ */
+int pgmap_region_register(struct pgmap_peer *peer, struct pgmap_region *region,
+			  unsigned long nr_slots,
+			  const struct dev_pagemap_ops *pgmap_ops)
+{
+	struct pgmap_fabric *fabric = peer->fabric;
+	struct pgmap_window *window;
+	int err = 0;
+
+	if (!nr_slots || !IS_ALIGNED(nr_slots, PAGES_PER_SUBSECTION) ||
+	    nr_slots > ULONG_MAX >> PAGE_SHIFT ||
+	    !peer->ops->copy_to_ram || !peer->ops->rehome)
+		return -EINVAL;
+	if (!fabric)
+		return -ENODEV;
+
+	pgmap_fabric_lock(fabric);
+	if (!peer->scratch) {
+		err = -ENODEV;
+		goto out_unlock;
+	}
+	if (region->peer && !list_empty(&region->windows)) {
+		err = -EBUSY;
+		goto out_unlock;
+	}
+
+	if (!region->peer)
+		INIT_LIST_HEAD(&region->entry);
+	region->peer = peer;
+	region->nr_slots = nr_slots;
+	region->pgmap_ops = pgmap_ops;
+	INIT_LIST_HEAD(&region->windows);
+
+	window = pgmap_window_register(region, pgmap_peer_owner(peer));
+	if (IS_ERR(window)) {
+		err = PTR_ERR(window);
+		goto out_unlock;
+	}
+	list_add(&window->entry, &region->windows);
+	if (list_empty(&region->entry))
+		list_add_tail(&region->entry, &peer->regions);
+	rcu_assign_pointer(region->window, window);
+
+out_unlock:
+	mutex_unlock(&fabric->lock);
+	return err;
+}
+EXPORT_SYMBOL_GPL(pgmap_region_register);
+
+/**
+ * pgmap_region_unregister() - take a run of slots back
+ * @region: the region
+ * @flags: 0, or %PGMAP_FORCE if it must not give pages out again in any case
+ * @timeout: bound for emptying it, in jiffies
+ * @stats: what it did is added here; may be NULL
+ *
+ * Brings all pages of the region to system memory and unregisters them. When it
+ * returns 0 nothing refers to them any more, and the region's memory can be freed.
+ *
+ * Context: May sleep. See &struct pgmap_fabric for the locks.
+ * Return: 0, also if the region is not registered or its peer has left; -EINVAL for
+ *	   unknown flags; otherwise as for pgmap_peer_leave(), and the region works
+ *	   as before, or when forced stays closed.
+ */
+int pgmap_region_unregister(struct pgmap_region *region, unsigned int flags,
+			    unsigned long timeout, struct pgmap_stats *stats)
+{
+	struct pgmap_stats unused = {};
+	struct pgmap_fabric *fabric;
+	int err = 0;
+
+	if (flags & ~PGMAP_FORCE)
+		return -EINVAL;
+	if (!region->peer)
+		return 0;
+
+	fabric = region->peer->fabric;
+	pgmap_fabric_lock(fabric);
+	if (!list_empty(&region->windows)) {
+		err = pgmap_region_evacuate(region, jiffies + timeout,
+					    stats ?: &unused);
+		if (!err)
+			pgmap_region_unregister_windows(region);
+		else if (!(flags & PGMAP_FORCE))
+			pgmap_region_reopen(region);
+	}
+	if (!err)
+		list_del_init(&region->entry);
+	mutex_unlock(&fabric->lock);
+
+	return err;
+}
+EXPORT_SYMBOL_GPL(pgmap_region_unregister);
+
+/* --- walks --- */
+
+/**
+ * pgmap_walk_begin() - start to look pages up on behalf of a peer
+ * @peer: the peer; NULL if device memory shall come back to system memory
+ * @walk: set up here
+ *
+ * &pgmap_walk.owner is what belongs into &hmm_range.dev_private_owner. It stays
+ * valid, and its address is not used again, until pgmap_walk_end().
+ *
+ * While the peer's own pages move to another window, this waits: a walk under the
+ * new owner would take the pages that have not moved yet for foreign ones and
+ * bring them to system memory.
+ *
+ *	pgmap_walk_begin()			topology change
+ *	------------------			---------------
+ *	walks++					moving = true
+ *	smp_mb()	(A)			smp_mb()	(A)
+ *	read owner				owner = new (release)	(B)
+ *	smp_rmb()	(B)
+ *	read moving				wait until walks is 0
+ *
+ * (A) A walk that saw moving == false is waited for. (B) A walk that saw the new
+ * owner sees moving == true, and begins again.
+ *
+ * Context: May sleep. The caller holds neither mmap_lock nor a lock that mmu
+ *	    notifiers or the callbacks of &struct pgmap_peer_ops take.
+ * Return: 0; -EINTR if a fatal signal is pending; -ENODEV if the peer is not a
+ *	   member of a fabric. On error there is nothing to end.
+ */
+int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
+{
+	struct pgmap_fabric *fabric;
+	struct pgmap_owner *owner;
+
+	walk->peer = peer;
+	walk->owner = NULL;
+	if (!peer)
+		return 0;
+
+	might_sleep();
+	fabric = READ_ONCE(peer->fabric);
+	if (!fabric)
+		return -ENODEV;
+
+	for (;;) {
+		if (wait_event_killable(fabric->wait, !READ_ONCE(peer->moving)))
+			return -EINTR;
+
+		atomic_inc(&peer->walks);
+		smp_mb__after_atomic();		/* (A) */
+
+		rcu_read_lock();
+		owner = rcu_dereference(peer->owner);
+		if (owner && kref_get_unless_zero(&owner->ref))
+			walk->owner = owner;
+		rcu_read_unlock();
+
+		smp_rmb();			/* (B) */
+		if (!READ_ONCE(peer->moving) && owner == walk->owner)
+			break;
+		pgmap_walk_end(walk);
+		walk->peer = peer;
+	}
+
+	if (!owner) {
+		pgmap_walk_end(walk);
+		return -ENODEV;
+	}
+
+	return 0;
+}
+EXPORT_SYMBOL_GPL(pgmap_walk_begin);
+
+/**
+ * pgmap_walk_retry() - did the peer change cluster during the walk?
+ * @walk: from pgmap_walk_begin()
+ *
+ * To be asked in the same critical section as mmu_interval_read_retry(), once for
+ * the whole range. P leaves the cluster of A while it looks up A's pages:
+ *
+ *	P's fault handler			topology change
+ *	-----------------			---------------
+ *	pgmap_walk_begin(): old owner
+ *	hmm_range_fault()
+ *	  A's page, owner matches
+ *						P's owner = new
+ *						unmap_foreign(P):
+ *						  lock(P's page table)
+ *						  unmap
+ *						  unlock(P's page table)
+ *	lock(P's page table)
+ *	mmu_interval_read_retry(): no, A's
+ *	  page did not move
+ *	pgmap_walk_retry(): yes
+ *	unlock(P's page table)
+ *
+ * If P takes its lock first, it maps the page and unmap_foreign() finds it there.
+ * The lock orders the accesses to the owner; no barrier is needed.
+ *
+ * Context: The lock that the driver takes in unmap_foreign() is held.
+ * Return: true if what was found must not be used.
+ */
+bool pgmap_walk_retry(const struct pgmap_walk *walk)
+{
+	return walk->peer && rcu_access_pointer(walk->peer->owner) != walk->owner;
+}
+EXPORT_SYMBOL_GPL(pgmap_walk_retry);
+
+/**
+ * pgmap_walk_end() - the walk is over
+ * @walk: from pgmap_walk_begin()
+ *
+ * Context: Any.
+ */
+void pgmap_walk_end(struct pgmap_walk *walk)
+{
+	struct pgmap_peer *peer = walk->peer;
+
+	if (!peer)
+		return;
+	pgmap_owner_put(walk->owner);
+	walk->peer = NULL;
+	walk->owner = NULL;
+	if (atomic_dec_and_test(&peer->walks) && READ_ONCE(peer->moving))
+		wake_up_all(&peer->fabric->wait);
+}
+EXPORT_SYMBOL_GPL(pgmap_walk_end);
+
+/**
+ * pgmap_range_fault() - hmm_range_fault() on behalf of a peer
+ * @peer: as for pgmap_walk_begin()
+ * @walk: set up here; if it returns 0 the caller owes pgmap_range_retry() under
+ *	its page table lock, and pgmap_walk_end()
+ * @range: as for hmm_range_fault_unlocked_timeout(); the owner is filled in
+ * @timeout: as for hmm_range_fault_unlocked_timeout()
+ *
+ * Context: As for pgmap_walk_begin().
+ * Return: 0 or the error of one of the two. On error there is nothing to end.
+ */
+int pgmap_range_fault(struct pgmap_peer *peer, struct pgmap_walk *walk,
+		      struct hmm_range *range, unsigned long timeout)
+{
+	int err;
+
+	err = pgmap_walk_begin(peer, walk);
+	if (err)
+		return err;
+
+	range->dev_private_owner = walk->owner;
+	err = hmm_range_fault_unlocked_timeout(range, timeout);
+	if (err)
+		pgmap_walk_end(walk);
+	return err;
+}
+EXPORT_SYMBOL_GPL(pgmap_range_fault);

@@ -1,0 +1,1057 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * KUnit tests for shared owners of device memory, mm/hmm_owner.c.
+ *
+ * A mock device keeps its memory in system memory and its slots in an array. The
+ * tests run on the memory of a real mm.
+ */
+#include <kunit/static_stub.h>
+#include <kunit/test.h>
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/highmem.h>
+#include <linux/hmm.h>
+#include <linux/huge_mm.h>
+#include <linux/kthread.h>
+#include <linux/memremap.h>
+#include <linux/migrate.h>
+#include <linux/mm.h>
+#include <linux/mman.h>
+#include <linux/mmu_notifier.h>
+#include <linux/pgmap_owner.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+
+#include "../hmm_owner.h"
+
+#define MOCK_REGIONS	3
+#define MOCK_SLOTS	(2UL * PAGES_PER_SUBSECTION)
+#define MOCK_TIMEOUT	msecs_to_jiffies(300)
+/* The memory that tests write and check is one word in as many bytes. */
+#define MOCK_STRIDE	64
+
+struct mock_region {
+	struct pgmap_region region;
+	struct mock_gpu *gpu;
+	u8 *mem;
+	/* One for each slot: in use. Its address is the page's zone_device_data. */
+	u8 *live;
+};
+
+struct mock_gpu {
+	struct pgmap_peer peer;
+	struct mock_region regions[MOCK_REGIONS];
+	/* What the callbacks saw and shall do. */
+	unsigned int unmaps;
+	unsigned int rehomes;
+	int copy_err;
+	void (*on_unmap)(struct mock_gpu *gpu);
+};
+
+static struct mock_region *to_mock(struct pgmap_region *region)
+{
+	return container_of(region, struct mock_region, region);
+}
+
+static unsigned long mock_live(struct mock_gpu *gpu)
+{
+	unsigned long i, r, live = 0;
+
+	for (r = 0; r < MOCK_REGIONS; r++)
+		for (i = 0; i < MOCK_SLOTS; i++)
+			live += gpu->regions[r].live[i];
+	return live;
+}
+
+static void *mock_slot(struct page *page)
+{
+	struct mock_region *mr = to_mock(pgmap_page_window(page)->region);
+
+	return mr->mem + (pgmap_page_slot(page) << PAGE_SHIFT);
+}
+
+static void mock_unmap_foreign(struct pgmap_peer *peer)
+{
+	struct mock_gpu *gpu = container_of(peer, struct mock_gpu, peer);
+
+	gpu->unmaps++;
+	if (gpu->on_unmap)
+		gpu->on_unmap(gpu);
+}
+
+static void mock_copy(const unsigned long *src, const unsigned long *dst,
+		      unsigned long nr)
+{
+	unsigned long i, step, first = 0, head = 0;
+
+	for (i = 0; i < nr; i += step) {
+		struct page *page = migrate_pfn_to_page(src[i]);
+		struct page *to = migrate_pfn_to_page(dst[i]);
+		unsigned long j;
+
+		step = 1;
+		/* A large source with small destinations has just its head. */
+		if (page && folio_test_large(page_folio(page))) {
+			first = i;
+			head = migrate_pfn(page_to_pfn(page));
+		}
+		if (!page && head && i < first + HPAGE_PMD_NR)
+			page = pfn_to_page((head >> MIGRATE_PFN_SHIFT) + i - first);
+		if (!page || !to)
+			continue;
+		step = folio_nr_pages(page_folio(to));
+		for (j = 0; j < step; j++)
+			memcpy_to_page(folio_page(page_folio(to), j), 0,
+				       mock_slot(page + j), PAGE_SIZE);
+	}
+}
+
+static int mock_copy_to_ram(struct pgmap_region *region,
+			    const unsigned long *src, const unsigned long *dst,
+			    unsigned long nr)
+{
+	if (to_mock(region)->gpu->copy_err)
+		return to_mock(region)->gpu->copy_err;
+	mock_copy(src, dst, nr);
+	return 0;
+}
+
+static void mock_rehome(struct pgmap_region *region, struct folio *old,
+			struct folio *new)
+{
+	to_mock(region)->gpu->rehomes++;
+	new->page.zone_device_data = old->page.zone_device_data;
+	old->page.zone_device_data = NULL;
+}
+
+static const struct pgmap_peer_ops mock_peer_ops = {
+	.unmap_foreign = mock_unmap_foreign,
+	.copy_to_ram = mock_copy_to_ram,
+	.rehome = mock_rehome,
+};
+
+static void mock_folio_free(struct folio *folio)
+{
+	u8 *live = folio->page.zone_device_data;
+
+	if (live)
+		memset(live, 0, folio_nr_pages(folio));
+}
+
+static void mock_folio_split(struct folio *head, struct folio *tail)
+{
+	u8 *live = head->page.zone_device_data;
+
+	if (!tail)
+		return;
+	tail->pgmap = head->pgmap;
+	tail->page.zone_device_data = live + folio_pfn(tail) - folio_pfn(head);
+}
+
+static vm_fault_t mock_migrate_to_ram(struct vm_fault *vmf)
+{
+	unsigned int order = folio_order(page_folio(vmf->page));
+	unsigned long size = PAGE_SIZE << order;
+	struct migrate_vma args = {
+		.vma = vmf->vma,
+		.start = ALIGN_DOWN(vmf->address, size),
+		.end = ALIGN_DOWN(vmf->address, size) + size,
+		.pgmap_owner = page_pgmap(vmf->page)->owner,
+		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
+			 (order ? MIGRATE_VMA_SELECT_COMPOUND : 0),
+		.fault_page = vmf->page,
+	};
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+	struct folio *folio;
+
+	args.src = kvcalloc(1UL << order, sizeof(long), GFP_KERNEL);
+	args.dst = kvcalloc(1UL << order, sizeof(long), GFP_KERNEL);
+	if (!args.src || !args.dst || migrate_vma_setup(&args))
+		goto out;
+	if (args.src[0] & MIGRATE_PFN_MIGRATE) {
+		folio = folio_alloc(order ? GFP_TRANSHUGE : GFP_HIGHUSER, order);
+		if (folio) {
+			folio_lock(folio);
+			args.dst[0] = migrate_pfn(folio_pfn(folio)) |
+				      (order ? MIGRATE_PFN_COMPOUND : 0);
+			mock_copy(args.src, args.dst, 1UL << order);
+			ret = 0;
+		}
+	} else {
+		/* Somebody else is at it. */
+		ret = 0;
+	}
+	migrate_vma_pages(&args);
+	migrate_vma_finalize(&args);
+out:
+	kvfree(args.src);
+	kvfree(args.dst);
+	return ret;
+}
+
+static const struct dev_pagemap_ops mock_pgmap_ops = {
+	.folio_free = mock_folio_free,
+	.folio_split = mock_folio_split,
+	.migrate_to_ram = mock_migrate_to_ram,
+};
+
+#define MOCK_GPUS	4
+static const char * const mock_names[MOCK_GPUS] = { "mock0", "mock1", "mock2", "mock3" };
+
+struct mock_ctx {
+	struct pgmap_fabric fabric;
+	struct mock_gpu *gpus[MOCK_GPUS];
+	unsigned int nr_gpus;
+	unsigned long addr;
+	unsigned long len;
+	/* Injected failures: the n-th call from now fails; 0 is never. */
+	unsigned int fail_register, fail_owner;
+	unsigned int registers;
+	struct mmu_interval_notifier notifier;
+};
+
+static bool mock_invalidate(struct mmu_interval_notifier *mni,
+			    const struct mmu_notifier_range *range,
+			    unsigned long seq)
+{
+	mmu_interval_set_seq(mni, seq);
+	return true;
+}
+
+static const struct mmu_interval_notifier_ops mock_notifier_ops = {
+	.invalidate = mock_invalidate,
+};
+
+static struct pgmap_window *mock_register(struct pgmap_region *region,
+					  struct pgmap_owner *owner)
+{
+	struct kunit *test = kunit_get_current_test();
+	struct mock_ctx *ctx = test->priv;
+	struct pgmap_window *window;
+
+	ctx->registers++;
+	if (ctx->fail_register && !--ctx->fail_register)
+		return ERR_PTR(-ERANGE);
+
+	kunit_deactivate_static_stub(test, pgmap_window_register);
+	window = pgmap_window_register(region, owner);
+	kunit_activate_static_stub(test, pgmap_window_register, mock_register);
+	return window;
+}
+
+static struct pgmap_owner *mock_owner_alloc(void)
+{
+	struct kunit *test = kunit_get_current_test();
+	struct mock_ctx *ctx = test->priv;
+	struct pgmap_owner *owner;
+
+	if (ctx->fail_owner && !--ctx->fail_owner)
+		return NULL;
+
+	kunit_deactivate_static_stub(test, pgmap_owner_alloc);
+	owner = pgmap_owner_alloc();
+	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
+	return owner;
+}
+
+static struct mock_gpu *mock_gpu_alloc(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *gpu = kunit_kzalloc(test, sizeof(*gpu), GFP_KERNEL);
+	unsigned int r;
+
+	KUNIT_ASSERT_NOT_NULL(test, gpu);
+	gpu->peer.name = mock_names[ctx->nr_gpus];
+	gpu->peer.ops = &mock_peer_ops;
+	gpu->peer.nid = NUMA_NO_NODE;
+	for (r = 0; r < MOCK_REGIONS; r++) {
+		gpu->regions[r].gpu = gpu;
+		gpu->regions[r].mem = vzalloc(MOCK_SLOTS << PAGE_SHIFT);
+		gpu->regions[r].live = vzalloc(MOCK_SLOTS);
+		KUNIT_ASSERT_NOT_NULL(test, gpu->regions[r].mem);
+		KUNIT_ASSERT_NOT_NULL(test, gpu->regions[r].live);
+	}
+	ctx->gpus[ctx->nr_gpus++] = gpu;
+	return gpu;
+}
+
+/* A device with its first @regions regions registered. */
+static struct mock_gpu *mock_gpu(struct kunit *test, unsigned int regions)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *gpu = mock_gpu_alloc(test);
+	unsigned int r;
+
+	KUNIT_ASSERT_EQ(test, 0, pgmap_peer_join(&ctx->fabric, &gpu->peer,
+						 MOCK_TIMEOUT, NULL));
+	for (r = 0; r < regions; r++)
+		KUNIT_ASSERT_EQ(test, 0,
+				pgmap_region_register(&gpu->peer,
+						      &gpu->regions[r].region,
+						      MOCK_SLOTS, &mock_pgmap_ops));
+	return gpu;
+}
+
+static int mock_init(struct kunit *test)
+{
+	struct mock_ctx *ctx = kunit_kzalloc(test, sizeof(*ctx), GFP_KERNEL);
+
+	if (!ctx)
+		return -ENOMEM;
+	pgmap_fabric_init(&ctx->fabric, "mock", NULL);
+	test->priv = ctx;
+	return 0;
+}
+
+static void mock_exit(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	unsigned int i, r;
+
+	for (i = 0; i < ctx->nr_gpus; i++) {
+		struct mock_gpu *gpu = ctx->gpus[i];
+		int err;
+
+		gpu->copy_err = 0;
+		gpu->on_unmap = NULL;
+		err = pgmap_peer_leave(&gpu->peer, 0, 5 * HZ, NULL);
+		KUNIT_EXPECT_TRUE(test, !err || err == -ENODEV);
+		KUNIT_EXPECT_EQ(test, 0, mock_live(gpu));
+		for (r = 0; r < MOCK_REGIONS; r++) {
+			vfree(gpu->regions[r].mem);
+			vfree(gpu->regions[r].live);
+		}
+	}
+}
+
+/* --- user memory --- */
+
+static void mock_mmap(struct kunit *test, unsigned long len)
+{
+	struct mock_ctx *ctx = test->priv;
+	unsigned long addr, i;
+
+	addr = kunit_vm_mmap(test, NULL, 0, len + HPAGE_PMD_SIZE,
+			     PROT_READ | PROT_WRITE,
+			     MAP_ANONYMOUS | MAP_PRIVATE, 0);
+	KUNIT_ASSERT_FALSE(test, !addr || IS_ERR_VALUE(addr));
+	ctx->addr = ALIGN(addr, HPAGE_PMD_SIZE);
+	ctx->len = len;
+	for (i = 0; i < len; i += MOCK_STRIDE)
+		KUNIT_ASSERT_EQ(test, 0, put_user((u64)i * 0x9e3779b97f4a7c15ULL,
+						  (u64 __user *)(ctx->addr + i)));
+	KUNIT_ASSERT_EQ(test, 0,
+			mmu_interval_notifier_insert(&ctx->notifier, current->mm,
+						     ctx->addr, len,
+						     &mock_notifier_ops));
+}
+
+static void mock_munmap(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+
+	mmu_interval_notifier_remove(&ctx->notifier);
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(ctx->addr, ctx->len));
+}
+
+static bool mock_right(unsigned long offset, u64 value)
+{
+	return value == (u64)offset * 0x9e3779b97f4a7c15ULL;
+}
+
+/* Reads through the CPU, which brings device pages back. */
+static unsigned long mock_wrong_bytes(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	unsigned long i, wrong = 0;
+	u64 value;
+
+	for (i = 0; i < ctx->len; i += MOCK_STRIDE) {
+		if (get_user(value, (u64 __user *)(ctx->addr + i)) ||
+		    !mock_right(i, value))
+			wrong += MOCK_STRIDE;
+	}
+	return wrong;
+}
+
+/* Move @nr pages from page @first of the mapping to slots from @slot. */
+static void mock_migrate(struct kunit *test, struct mock_gpu *gpu,
+			 unsigned int r, unsigned long first, unsigned long nr,
+			 unsigned long slot)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_region *mr = &gpu->regions[r];
+	struct pgmap_window *window = pgmap_window_get(&mr->region);
+	struct migrate_vma args = {
+		.start = ctx->addr + (first << PAGE_SHIFT),
+		.end = ctx->addr + ((first + nr) << PAGE_SHIFT),
+		.flags = MIGRATE_VMA_SELECT_SYSTEM,
+	};
+	unsigned long i, step, j;
+
+	KUNIT_ASSERT_NOT_NULL(test, window);
+	args.src = kvcalloc(nr, sizeof(long), GFP_KERNEL);
+	args.dst = kvcalloc(nr, sizeof(long), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, args.src);
+	KUNIT_ASSERT_NOT_NULL(test, args.dst);
+	if (nr == HPAGE_PMD_NR && !(first % HPAGE_PMD_NR))
+		args.flags |= MIGRATE_VMA_SELECT_COMPOUND;
+
+	mmap_read_lock(current->mm);
+	args.vma = vma_lookup(current->mm, args.start);
+	KUNIT_EXPECT_EQ(test, 0, migrate_vma_setup(&args));
+	for (i = 0; i < nr; i += step) {
+		struct page *src = migrate_pfn_to_page(args.src[i]);
+		struct page *dst;
+		unsigned int order;
+
+		step = 1;
+		if (!src || !(args.src[i] & MIGRATE_PFN_MIGRATE))
+			continue;
+		order = folio_order(page_folio(src));
+		step = 1UL << order;
+		dst = pfn_to_page(pgmap_window_pfn(window, slot + i));
+		if (zone_device_folio_init((struct folio *)dst,
+					   &window->pagemap, order))
+			continue;
+		for (j = 0; j < step; j++)
+			memcpy_from_page(mr->mem + ((slot + i + j) << PAGE_SHIFT),
+					 folio_page(page_folio(src), j), 0,
+					 PAGE_SIZE);
+		dst->zone_device_data = &mr->live[slot + i];
+		memset(&mr->live[slot + i], 1, step);
+		args.dst[i] = migrate_pfn(page_to_pfn(dst)) |
+			      (order ? MIGRATE_PFN_COMPOUND : 0);
+	}
+	migrate_vma_pages(&args);
+	migrate_vma_finalize(&args);
+	mmap_read_unlock(current->mm);
+
+	kvfree(args.src);
+	kvfree(args.dst);
+	pgmap_window_put(window);
+}
+
+/* How many pages of the mapping can @peer use, on which device are they? */
+struct mock_view {
+	unsigned long system, own, peers, wrong;
+};
+
+static struct mock_view mock_look(struct kunit *test, struct mock_gpu *gpu)
+{
+	struct mock_ctx *ctx = test->priv;
+	unsigned long i, nr = ctx->len >> PAGE_SHIFT;
+	struct hmm_range range = {
+		.notifier = &ctx->notifier,
+		.start = ctx->addr,
+		.end = ctx->addr + ctx->len,
+	};
+	struct mock_view view = {};
+	struct pgmap_walk walk;
+
+	range.hmm_pfns = kvcalloc(nr, sizeof(long), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, range.hmm_pfns);
+	KUNIT_ASSERT_EQ(test, 0, pgmap_range_fault(&gpu->peer, &walk, &range, HZ));
+	KUNIT_EXPECT_FALSE(test, pgmap_range_retry(&walk, &range));
+	for (i = 0; i < nr; i++) {
+		struct page *page;
+
+		if (!(range.hmm_pfns[i] & HMM_PFN_VALID))
+			continue;
+		page = hmm_pfn_to_page(range.hmm_pfns[i]);
+		if (!is_device_private_page(page)) {
+			view.system++;
+			continue;
+		}
+		if (!mock_right(i << PAGE_SHIFT, *(u64 *)mock_slot(page)))
+			view.wrong++;
+		if (pgmap_page_window(page)->region->peer == &gpu->peer)
+			view.own++;
+		else
+			view.peers++;
+	}
+	pgmap_walk_end(&walk);
+	kvfree(range.hmm_pfns);
+	return view;
+}
+
+static void mock_expect(struct kunit *test, struct mock_gpu *gpu,
+			unsigned long own, unsigned long peers)
+{
+	struct mock_view view = mock_look(test, gpu);
+
+	KUNIT_EXPECT_EQ_MSG(test, view.own, own, "%s", gpu->peer.name);
+	KUNIT_EXPECT_EQ_MSG(test, view.peers, peers, "%s", gpu->peer.name);
+	KUNIT_EXPECT_EQ(test, view.wrong, 0);
+}
+
+static int mock_link(struct kunit *test, struct mock_gpu *a, struct mock_gpu *b,
+		     bool up, unsigned int flags, struct pgmap_stats *stats)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct pgmap_link link = { &a->peer, &b->peer, up };
+
+	return pgmap_fabric_set_links(&ctx->fabric, &link, 1, flags,
+				      MOCK_TIMEOUT, stats);
+}
+
+/* --- owners --- */
+
+static void owner_is_unique(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 0), *b = mock_gpu(test, 0);
+	u64 id = pgmap_peer_owner_id(&a->peer), last = id;
+	unsigned int i;
+
+	KUNIT_EXPECT_NE(test, id, pgmap_peer_owner_id(&b->peer));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+
+	for (i = 0; i < 10; i++) {
+		KUNIT_ASSERT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
+		KUNIT_EXPECT_EQ(test, 0, pgmap_peer_owner_id(&a->peer));
+		KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+		KUNIT_ASSERT_EQ(test, 0, pgmap_peer_join(&ctx->fabric, &a->peer,
+							 HZ, NULL));
+		KUNIT_EXPECT_GT(test, pgmap_peer_owner_id(&a->peer), last);
+		last = pgmap_peer_owner_id(&a->peer);
+	}
+}
+
+/* The address of an owner must not be used again as long as a walk has it. */
+static void owner_outlives_walk(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 0);
+	struct pgmap_walk walk, again;
+	unsigned int i;
+
+	KUNIT_ASSERT_EQ(test, 0, pgmap_walk_begin(&a->peer, &walk));
+	for (i = 0; i < 100; i++) {
+		KUNIT_ASSERT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
+		KUNIT_EXPECT_TRUE(test, pgmap_walk_retry(&walk));
+		KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_walk_begin(&a->peer, &again));
+		KUNIT_ASSERT_EQ(test, 0, pgmap_peer_join(&ctx->fabric, &a->peer,
+							 HZ, NULL));
+		KUNIT_EXPECT_TRUE(test, pgmap_walk_retry(&walk));
+	}
+	pgmap_walk_end(&walk);
+}
+
+static void bad_arguments(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu_alloc(test);
+	struct pgmap_region *region = &a->regions[0].region;
+	struct pgmap_link link = { &a->peer, &a->peer, true };
+	struct pgmap_walk walk;
+
+	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_join(&ctx->fabric, &a->peer, 0, NULL));
+	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_peer_leave(&b->peer, 0, 0, NULL));
+	KUNIT_EXPECT_EQ(test, -EINVAL, pgmap_peer_leave(&a->peer, 2, 0, NULL));
+	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_walk_begin(&b->peer, &walk));
+	KUNIT_EXPECT_EQ(test, -ENODEV,
+			pgmap_region_register(&b->peer, &b->regions[0].region,
+					      MOCK_SLOTS, &mock_pgmap_ops));
+	KUNIT_EXPECT_EQ(test, -EBUSY,
+			pgmap_region_register(&a->peer, region, MOCK_SLOTS,
+					      &mock_pgmap_ops));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			pgmap_region_register(&a->peer, &a->regions[1].region,
+					      MOCK_SLOTS + 1, &mock_pgmap_ops));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			pgmap_region_register(&a->peer, &a->regions[1].region, 0,
+					      &mock_pgmap_ops));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			pgmap_region_unregister(region, 2, 0, NULL));
+	KUNIT_EXPECT_EQ(test, 0,
+			pgmap_region_unregister(&b->regions[0].region, 0, 0, NULL));
+
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			pgmap_fabric_set_links(&ctx->fabric, &link, 1, 0, HZ, NULL));
+	link.b = &b->peer;
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			pgmap_fabric_set_links(&ctx->fabric, &link, 1, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			pgmap_fabric_set_links(&ctx->fabric, &link, 0, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			pgmap_fabric_set_links(&ctx->fabric, &link, 1, 2, HZ, NULL));
+}
+
+/* --- windows --- */
+
+static void window_life_cycle(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 0);
+	struct mock_region *mr = &a->regions[0];
+	struct pgmap_window *window;
+	struct page *page;
+	unsigned int i;
+
+	KUNIT_EXPECT_NULL(test, pgmap_window_get(&mr->region));
+	for (i = 0; i < 3; i++) {
+		KUNIT_ASSERT_EQ(test, 0,
+				pgmap_region_register(&a->peer, &mr->region,
+						      MOCK_SLOTS, &mock_pgmap_ops));
+		window = pgmap_window_get(&mr->region);
+		KUNIT_ASSERT_NOT_NULL(test, window);
+		KUNIT_EXPECT_PTR_EQ(test, window->pagemap.owner,
+				    (void *)rcu_access_pointer(a->peer.owner));
+
+		page = pfn_to_page(pgmap_window_pfn(window, 7));
+		KUNIT_ASSERT_EQ(test, 0,
+				zone_device_page_init(page, &window->pagemap, 0));
+		page->zone_device_data = NULL;
+		KUNIT_EXPECT_PTR_EQ(test, pgmap_page_window(page), window);
+		KUNIT_EXPECT_EQ(test, pgmap_page_slot(page), 7);
+
+		/* The page is locked: the region can't go, and goes on. */
+		KUNIT_EXPECT_EQ(test, -EBUSY,
+				pgmap_region_unregister(&mr->region, 0, HZ / 10, NULL));
+		KUNIT_ASSERT_EQ(test, 0,
+				zone_device_page_init(page + 1, &window->pagemap, 0));
+		page[1].zone_device_data = NULL;
+
+		/* Forced, it stays closed. */
+		KUNIT_EXPECT_EQ(test, -EBUSY,
+				pgmap_region_unregister(&mr->region, PGMAP_FORCE,
+							HZ / 10, NULL));
+		KUNIT_EXPECT_EQ(test, -ENODEV,
+				zone_device_page_init(page + 2, &window->pagemap, 0));
+		KUNIT_EXPECT_NULL(test, pgmap_window_get(&mr->region));
+
+		unlock_page(page);
+		put_page(page);
+		unlock_page(page + 1);
+		put_page(page + 1);
+		KUNIT_EXPECT_EQ(test, 0,
+				pgmap_region_unregister(&mr->region, 0, HZ, NULL));
+		KUNIT_EXPECT_NULL(test, pgmap_window_get(&mr->region));
+		pgmap_window_put(window);
+	}
+}
+
+/* --- moving pages --- */
+
+struct move_param {
+	const char *name;
+	unsigned long nr;
+};
+
+static const struct move_param move_params[] = {
+	{ "4K", 300 },
+	{ "2M", HPAGE_PMD_NR },
+};
+
+KUNIT_ARRAY_PARAM_DESC(move, move_params, name);
+
+/* Clusters merge and split: pages move, data and slots stay, nothing is copied. */
+static void link_up_and_down(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+	unsigned long nr = param->nr;
+	u64 big;
+
+	mock_mmap(test, 4 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, nr, 0);
+	mock_migrate(test, b, 0, HPAGE_PMD_NR, nr, 0);
+	mock_migrate(test, b, 0, 2 * HPAGE_PMD_NR, nr, HPAGE_PMD_NR);
+	KUNIT_ASSERT_EQ(test, mock_live(a), nr);
+	KUNIT_ASSERT_EQ(test, mock_live(b), 2 * nr);
+	mock_expect(test, a, nr, 0);
+	mock_expect(test, b, 2 * nr, 0);
+	big = pgmap_peer_owner_id(&b->peer);
+
+	/* B has more pages: A moves. */
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, nr);
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.peers_moved, 1);
+	KUNIT_EXPECT_GT(test, stats.stall_ns, 0);
+	KUNIT_EXPECT_EQ(test, a->unmaps, 1);
+	KUNIT_EXPECT_EQ(test, b->unmaps, 0);
+	KUNIT_EXPECT_EQ(test, big, pgmap_peer_owner_id(&a->peer));
+	KUNIT_EXPECT_EQ(test, big, pgmap_peer_owner_id(&b->peer));
+	KUNIT_EXPECT_EQ(test, mock_live(a), nr);
+	mock_expect(test, a, nr, 2 * nr);
+	mock_expect(test, b, 2 * nr, nr);
+
+	/* Doing it again changes nothing. */
+	memset(&stats, 0, sizeof(stats));
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, 0);
+	KUNIT_EXPECT_EQ(test, stats.peers_moved, 0);
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, false, 0, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, nr);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, a->unmaps, 2);
+	KUNIT_EXPECT_EQ(test, big, pgmap_peer_owner_id(&b->peer));
+	KUNIT_EXPECT_NE(test, big, pgmap_peer_owner_id(&a->peer));
+	mock_expect(test, a, nr, 0);
+	mock_expect(test, b, 2 * nr, 0);
+
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static void leave_evacuates(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	mock_expect(test, b, 0, param->nr);
+
+	KUNIT_ASSERT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, 5 * HZ, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, param->nr);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, param->nr << PAGE_SHIFT);
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, 0);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_NULL(test, pgmap_window_get(&a->regions[0].region));
+	mock_expect(test, b, 0, 0);
+
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* A peer with many regions needs one window more, not twice as many. */
+static void regions_take_turns(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, MOCK_REGIONS), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+	unsigned int r;
+
+	mock_mmap(test, (MOCK_REGIONS + 2) * HPAGE_PMD_SIZE);
+	for (r = 0; r < MOCK_REGIONS; r++)
+		mock_migrate(test, a, r, r * HPAGE_PMD_NR, 100, r * 10);
+	mock_migrate(test, b, 0, MOCK_REGIONS * HPAGE_PMD_NR, HPAGE_PMD_NR, 0);
+
+	kunit_activate_static_stub(test, pgmap_window_register, mock_register);
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	KUNIT_EXPECT_EQ(test, ctx->registers, 1);
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, 100 * MOCK_REGIONS);
+	mock_expect(test, b, HPAGE_PMD_NR, 100 * MOCK_REGIONS);
+	mock_expect(test, a, 100 * MOCK_REGIONS, HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* Several links at once are one change. */
+static void links_at_once(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *g[4];
+	struct pgmap_link links[6];
+	unsigned int i, j, n = 0;
+
+	for (i = 0; i < 4; i++)
+		g[i] = mock_gpu(test, 0);
+	for (i = 0; i < 4; i++)
+		for (j = 0; j < i; j++)
+			links[n++] = (struct pgmap_link){ &g[i]->peer, &g[j]->peer, true };
+	KUNIT_ASSERT_EQ(test, 0, pgmap_fabric_set_links(&ctx->fabric, links, n, 0,
+							MOCK_TIMEOUT, NULL));
+	for (i = 0; i < 4; i++) {
+		KUNIT_EXPECT_TRUE(test, pgmap_peers_share(&g[0]->peer, &g[i]->peer));
+		KUNIT_EXPECT_LE(test, g[i]->unmaps, 1);
+	}
+
+	/* {0, 1} and {2, 3} remain. */
+	for (i = 0; i < n; i++)
+		links[i].up = false;
+	links[0].up = true;
+	links[5].up = true;
+	KUNIT_ASSERT_EQ(test, 0, pgmap_fabric_set_links(&ctx->fabric, links, n, 0,
+							MOCK_TIMEOUT, NULL));
+	KUNIT_EXPECT_TRUE(test, pgmap_peers_share(&g[0]->peer, &g[1]->peer));
+	KUNIT_EXPECT_TRUE(test, pgmap_peers_share(&g[2]->peer, &g[3]->peer));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&g[0]->peer, &g[2]->peer));
+}
+
+/* --- when something fails --- */
+
+static void mock_unchanged(struct kunit *test, struct mock_gpu *a,
+			   struct mock_gpu *b, u64 id_a, u64 id_b)
+{
+	struct pgmap_window *window;
+
+	KUNIT_EXPECT_EQ(test, id_a, pgmap_peer_owner_id(&a->peer));
+	KUNIT_EXPECT_EQ(test, id_b, pgmap_peer_owner_id(&b->peer));
+	mock_expect(test, a, 200, 0);
+	mock_expect(test, b, 300, 0);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 200);
+	/* And new pages can be had. */
+	window = pgmap_window_get(&a->regions[0].region);
+	KUNIT_EXPECT_NOT_NULL(test, window);
+	pgmap_window_put(window);
+}
+
+/* Fail whatever can be failed of a link change, then let it succeed. */
+static void link_up_fails(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	u64 id_a = pgmap_peer_owner_id(&a->peer), id_b = pgmap_peer_owner_id(&b->peer);
+	unsigned long pfn;
+	struct page *page;
+
+	kunit_activate_static_stub(test, pgmap_window_register, mock_register);
+	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+
+	/* Address space or memory for the memmap. */
+	ctx->fail_register = 1;
+	KUNIT_EXPECT_EQ(test, -ERANGE, mock_link(test, a, b, true, 0, NULL));
+	mock_unchanged(test, a, b, id_a, id_b);
+	KUNIT_EXPECT_EQ(test, a->unmaps + b->unmaps, 0);
+
+	/*
+	 * A page that somebody holds, in the second region: the first one has
+	 * moved by then and has to go back.
+	 */
+	pfn = PHYS_PFN(rcu_access_pointer(a->regions[1].region.window)->pagemap.range.start);
+	page = pfn_to_page(pfn + 50);
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, true, 0, NULL));
+	mock_unchanged(test, a, b, id_a, id_b);
+	put_page(page);
+
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_expect(test, a, 200, 300);
+	mock_expect(test, b, 300, 200);
+
+	/* To split them takes a new owner. */
+	ctx->fail_owner = 1;
+	KUNIT_EXPECT_EQ(test, -ENOMEM, mock_link(test, a, b, false, 0, NULL));
+	mock_expect(test, a, 200, 300);
+	KUNIT_EXPECT_TRUE(test, pgmap_peers_share(&a->peer, &b->peer));
+
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* The link is gone, there are no windows: no device memory, but no harm. */
+static void forced_link_down(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+
+	kunit_activate_static_stub(test, pgmap_window_register, mock_register);
+	ctx->fail_register = 1;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, PGMAP_FORCE, &stats));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 200);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_NULL(test, pgmap_window_get(&a->regions[0].region));
+	mock_expect(test, a, 0, 0);
+	mock_expect(test, b, 300, 0);
+
+	/* It can be had back. */
+	KUNIT_EXPECT_EQ(test, 0, pgmap_region_unregister(&a->regions[0].region, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, 0,
+			pgmap_region_register(&a->peer, &a->regions[0].region,
+					      MOCK_SLOTS, &mock_pgmap_ops));
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_expect(test, a, 100, 0);
+
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static void leave_fails(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	u64 id_a = pgmap_peer_owner_id(&a->peer);
+	struct mock_view view;
+	struct page *page;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+
+	/* The device can't copy. */
+	a->copy_err = -EIO;
+	KUNIT_EXPECT_EQ(test, -EIO, pgmap_peer_leave(&a->peer, 0, MOCK_TIMEOUT, NULL));
+	mock_unchanged(test, a, b, id_a, pgmap_peer_owner_id(&b->peer));
+	a->copy_err = 0;
+
+	/* A page is held: others may be in system memory by now, that one not. */
+	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[1].region.window), 3));
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&a->peer, 0, MOCK_TIMEOUT, NULL));
+	view = mock_look(test, a);
+	KUNIT_EXPECT_EQ(test, view.own, 1);
+	KUNIT_EXPECT_EQ(test, view.wrong, 0);
+	KUNIT_EXPECT_EQ(test, id_a, pgmap_peer_owner_id(&a->peer));
+	mock_migrate(test, a, 0, 0, 100, 0);
+	view = mock_look(test, a);
+	KUNIT_EXPECT_EQ(test, view.own, 101);
+	put_page(page);
+
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, 5 * HZ, NULL));
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static void join_fails(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 0), *b = mock_gpu_alloc(test);
+	struct pgmap_walk walk;
+
+	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
+	ctx->fail_owner = 1;
+	KUNIT_EXPECT_EQ(test, -ENOMEM, pgmap_peer_join(&ctx->fabric, &b->peer,
+						       HZ, NULL));
+	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_walk_begin(&b->peer, &walk));
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_join(&ctx->fabric, &b->peer, HZ, NULL));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+}
+
+/* --- walks --- */
+
+static void walk_sees_change(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 0), *b = mock_gpu(test, 0);
+	struct pgmap_walk walk[2], none;
+	bool moved[2];
+
+	KUNIT_ASSERT_EQ(test, 0, pgmap_walk_begin(NULL, &none));
+	KUNIT_EXPECT_NULL(test, none.owner);
+	KUNIT_ASSERT_EQ(test, 0, pgmap_walk_begin(&a->peer, &walk[0]));
+	KUNIT_ASSERT_EQ(test, 0, pgmap_walk_begin(&b->peer, &walk[1]));
+	KUNIT_EXPECT_FALSE(test, pgmap_walk_retry(&walk[0]));
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	moved[0] = pgmap_walk_retry(&walk[0]);
+	moved[1] = pgmap_walk_retry(&walk[1]);
+	/* One of them moved, the other one need not notice. */
+	KUNIT_EXPECT_NE(test, moved[0], moved[1]);
+	KUNIT_EXPECT_EQ(test, moved[0], a->unmaps == 1);
+	KUNIT_EXPECT_FALSE(test, pgmap_walk_retry(&none));
+	pgmap_walk_end(&walk[0]);
+	pgmap_walk_end(&walk[1]);
+	pgmap_walk_end(&none);
+}
+
+static struct completion held_done;
+static u64 held_id;
+static bool held_early;
+
+static int mock_walker(void *data)
+{
+	struct mock_gpu *gpu = data;
+	struct pgmap_walk walk;
+
+	if (!pgmap_walk_begin(&gpu->peer, &walk)) {
+		held_id = pgmap_peer_owner_id(&gpu->peer);
+		/* The pages have moved, all of them. */
+		held_early = gpu->rehomes != 100;
+		pgmap_walk_end(&walk);
+	}
+	complete(&held_done);
+	return 0;
+}
+
+static void mock_start_walker(struct mock_gpu *gpu)
+{
+	/* The new owner is published, the pages are still in the old window. */
+	if (IS_ERR(kthread_run(mock_walker, gpu, "mock_walker")))
+		complete(&held_done);
+	msleep(20);
+}
+
+/* A fault of a peer whose pages move waits, so that its pages do not bounce. */
+static void walk_is_held_up(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 200, 200, 0);
+
+	init_completion(&held_done);
+	held_id = 0;
+	a->on_unmap = mock_start_walker;
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	KUNIT_ASSERT_NE(test, 0, wait_for_completion_timeout(&held_done, 5 * HZ));
+	KUNIT_EXPECT_EQ(test, held_id, pgmap_peer_owner_id(&b->peer));
+	KUNIT_EXPECT_FALSE(test, held_early);
+	mock_munmap(test);
+}
+
+static void mock_check_published(struct mock_gpu *gpu)
+{
+	struct kunit *test = kunit_get_current_test();
+	struct mock_ctx *ctx = test->priv;
+
+	/* Who retries now sees the new owner; no page has moved yet. */
+	KUNIT_EXPECT_TRUE(test, pgmap_peers_share(&ctx->gpus[0]->peer,
+						  &ctx->gpus[1]->peer));
+	KUNIT_EXPECT_EQ(test, gpu->rehomes, 0);
+}
+
+static void owner_first_then_mappings(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 200, 200, 0);
+	a->on_unmap = mock_check_published;
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	KUNIT_EXPECT_EQ(test, a->unmaps, 1);
+	KUNIT_EXPECT_EQ(test, a->rehomes, 100);
+	mock_munmap(test);
+}
+
+static struct kunit_case pgmap_owner_cases[] = {
+	KUNIT_CASE(owner_is_unique),
+	KUNIT_CASE(owner_outlives_walk),
+	KUNIT_CASE(bad_arguments),
+	KUNIT_CASE(window_life_cycle),
+	KUNIT_CASE_PARAM(link_up_and_down, move_gen_params),
+	KUNIT_CASE_PARAM(leave_evacuates, move_gen_params),
+	KUNIT_CASE(regions_take_turns),
+	KUNIT_CASE(links_at_once),
+	KUNIT_CASE(link_up_fails),
+	KUNIT_CASE(forced_link_down),
+	KUNIT_CASE(leave_fails),
+	KUNIT_CASE(join_fails),
+	KUNIT_CASE(walk_sees_change),
+	KUNIT_CASE(walk_is_held_up),
+	KUNIT_CASE(owner_first_then_mappings),
+	{}
+};
+
+static struct kunit_suite pgmap_owner_suite = {
+	.name = "pgmap_owner",
+	.init = mock_init,
+	.exit = mock_exit,
+	.test_cases = pgmap_owner_cases,
+};
+
+kunit_test_suite(pgmap_owner_suite);
+
+MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");
+MODULE_DESCRIPTION("KUnit tests for shared owners of device memory");
+MODULE_LICENSE("GPL");
