@@ -27,6 +27,7 @@ def check(func):
 
 
 def report(name, why, log=""):
+    why = why.replace("\n", " ")
     COUNT[not why] += 1
     print(f"FAIL {name} ({why}{'; ' if log else ''}{log})" if why else f"ok {name}", flush=True)
 
@@ -50,7 +51,7 @@ def run_checks(funcs):
             if not seen:
                 report(name, "it tested nothing")
         except Failure as err:
-            report(name, str(err).replace("\n", " "))
+            report(name, str(err))
         except Exception as err:  # pylint: disable=broad-except
             report(name, f"{type(err).__name__}: {err}")
     say(f"{int(time.monotonic() - start)} s")
@@ -137,8 +138,8 @@ def series_round_trip():
 def kunit(name, configs, arch):
     """Run kunit.py with .kunitconfig files of the series; one result per case."""
     src = tree.series_tree()
-    build, log, out = CACHE / "build" / f"kunit-{name}-{src.name}", LOGS / f"kunit-{name}.log", \
-        LOGS / f"kunit-{name}.json"
+    build, log = src.parent / f"kunit-{name}", LOGS / f"kunit-{name}.log"
+    out = LOGS / f"kunit-{name}.json"
     build.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
     env, args = dict(os.environ, PYTHONDONTWRITEBYTECODE="1"), []
@@ -335,7 +336,7 @@ def off_check():
     touched = {p for patch in series.load() for p in patch.touched}
     outs = {}
     for where, tree_ in (("stock", tree.make(src, "stock", {})), ("series", tree.series_tree())):
-        out = outs[where] = CACHE / "build" / f"off-{tree_.name}"
+        out = outs[where] = tree_.parent / "off"
         vm.configure(tree_, out, ["plain", "off"])
         if re.search(r"^CONFIG_(PGMAP_OWNER|DRM_DEVMEM)=", (out / ".config").read_text(), re.M):
             raise Failure("the series can't be switched off in this configuration")
@@ -372,7 +373,7 @@ def modules_check():
     """xe, nouveau and amdgpu as modules; what W=1 says of xe and the helpers, beyond what stock says."""
     on, src = tree.series_tree(), tree.base()
     log = LOGS / "modules.log"
-    out = CACHE / "build" / f"gpu-{on.name}"
+    out = on.parent / "gpu"
     vm.configure(on, out, ["plain", "devmem", "gpu"])
     watch("building all modules", vm.make(on, out, "bzImage", "modules"), log)
     for name in ("xe/xe", "nouveau/nouveau", "amd/amdgpu/amdgpu"):
@@ -387,7 +388,7 @@ def modules_check():
             break
         if where == "stock":
             parts = sorted({f[:-2] + ".o" for f, _ in found["series"] if f.endswith(".c")}) or parts
-        out, log = CACHE / "build" / f"w1-{tree_.name}", LOGS / f"w1-{where}.log"
+        out, log = tree_.parent / "w1", LOGS / f"w1-{where}.log"
         vm.configure(tree_, out, ["plain", *extra, "gpu"])
         watch(f"preparing W=1, {where}", vm.make(tree_, out, "prepare"), LOGS / "w1-prepare.log")
         watch(f"building xe with W=1, {where}", vm.make(tree_, out, "W=1", *parts), log)

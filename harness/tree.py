@@ -146,8 +146,11 @@ def _same(path, want):
 
 
 def make(src, name, over):
-    """The tree NAME: src in hard links with the files of an overlay; only changes are written."""
-    tree = CACHE / "trees" / f"{name}-{src.name}"
+    """The tree NAME: src in hard links with the files of an overlay; only changes are written.
+
+    What is built of a tree stands beside it, so that all trees look the same from there (ccache).
+    """
+    tree = CACHE / "trees" / f"{name}-{src.name}" / "src"
     if not tree.is_dir():
         say(f"making the source tree {tree}")
         fresh = tree.with_name(f".{tree.name}.new")

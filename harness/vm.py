@@ -51,6 +51,7 @@ reboot -f
 def make(src, out, *args):
     """The command line of a kernel make."""
     cc = os.environ.get("CC") or ("ccache gcc" if shutil.which("ccache") else "gcc")
+    os.environ.update(CCACHE_BASEDIR=str(CACHE), CCACHE_NOHASHDIR="1")
     return ["make", "-C", src, f"O={out}", f"-j{os.cpu_count()}", f"CC={cc}", *args]
 
 
@@ -83,7 +84,7 @@ class Kernel:
 
     def __init__(self, src, name, fragments):
         self.src, self.name = src, name
-        self.out = CACHE / "build" / f"{name}-{src.name}"
+        self.out = src.parent / name
         configure(src, self.out, fragments)
         start = time.monotonic()
         watch(f"building the kernel '{name}'", make(src, self.out, "bzImage", "modules"),
@@ -104,7 +105,7 @@ class Kernel:
 def user_program(kernel, path, name, src=None):
     """Build one selftest program, static, with the headers of a kernel; src: another source tree."""
     src = src or kernel.src
-    out = kernel.out / "user" / src.name
+    out = kernel.out / "user" / src.parent.name
     out.mkdir(parents=True, exist_ok=True)
     watch("user headers", make(kernel.src, kernel.out, "-s", "headers"), LOGS / "headers.log")
     watch(f"building {name}", ["make", "-s", "-C", src / "tools/testing/selftests" / path, f"OUTPUT={out}",
