@@ -15,7 +15,7 @@ import time
 import series
 import tree
 import vm
-from common import CACHE, LOGS, REPO, Failure, main, replace_file, run, say, watch
+from common import CACHE, LOGS, REPO, Failure, lock, main, replace_file, run, say, watch
 
 CHECKS = []
 COUNT = {True: 0, False: 0}
@@ -198,15 +198,15 @@ def kunit_x86_64():
 def selftests():
     on = kernel(vm.plain_kernel)
     prog = vm.user_program(on, "devmem", "devmem")
-    result = vm.boot(on, "selftests", "modprobe drm_devmem || exit 2\n/bin/devmem\n[ $? -le 1 ]",
-                     {"/bin/devmem": prog}, memory="4G", timeout=900)
+    result = vm.boot(on, "selftests", "modprobe drm_devmem || exit 2\n/test/devmem\n[ $? -le 1 ]",
+                     {"/test/devmem": prog}, memory="4G", timeout=900)
     for test, status in tap(result.lines).items():
         yield f"selftests.{test}", "" if status == "ok" else status, LOGS / "selftests.log"
     yield "selftests", result.why, result.console
 
 
 HMM_SCRIPT = """modprobe test_hmm spm_addr_dev0=0x180000000 spm_addr_dev1=0x1C0000000 || exit 2
-cd /bin; ./hmm-tests; status=$?
+cd /test; ./hmm-tests; status=$?
 rmmod test_hmm || exit 3
 [ $status -le 1 ]
 """
@@ -215,7 +215,7 @@ rmmod test_hmm || exit 3
 def hmm_tests(on, program, name):
     """All of them, with coherent memory. With THP always on, test_hmm's 256 MiB of coherent memory
     end up in pieces; that it then asks for more and gets a warning is so on stock too."""
-    result = vm.boot(on, name, HMM_SCRIPT, {"/bin/hmm-tests": program}, memory="8G", timeout=900,
+    result = vm.boot(on, name, HMM_SCRIPT, {"/test/hmm-tests": program}, memory="8G", timeout=900,
                      append="memmap=2G$0x180000000 transparent_hugepage=madvise",
                      splats=r"WARNING: mm/memremap.c:\d+ at memremap_pages")
     if result.why:
@@ -282,8 +282,8 @@ def base_test(on, where, kind, name):
     boot = f"base-{where}-{name}"
     if kind == "hmm":
         prog = vm.user_program(on, "mm", "hmm-tests", src=tree.series_tree())
-        result = vm.boot(on, boot, f"modprobe test_hmm || exit 2\ncd /bin\n"
-                         f"./hmm-tests -v hmm_device_private -t {name}", {"/bin/hmm-tests": prog}, timeout=90)
+        result = vm.boot(on, boot, f"modprobe test_hmm || exit 2\ncd /test\n"
+                         f"./hmm-tests -v hmm_device_private -t {name}", {"/test/hmm-tests": prog}, timeout=90)
         lines, started = result.lines, rf"RUN .*\.{name} "
     else:
         result = vm.boot(on, boot, "modprobe device_private_kunit", timeout=90,
@@ -322,12 +322,15 @@ def objects(out):
             if "\nsource_" in o.with_name(f".{o.name}.cmd").read_text()}
 
 
-def content(obj, *drop):
-    """What is in an object apart from symbol names and the sections left out."""
-    with tempfile.TemporaryDirectory() as tmp:
-        run(["objcopy", "--strip-debug", *(a for d in drop for a in ("-R", d, "-R", f".rela{d}")),
-             obj, f"{tmp}/o"])
-        return run(["objdump", "-s", "-r", f"{tmp}/o"]).replace(f"{tmp}/o", "")
+def content(obj):
+    """section -> contents and relocations, of an object that is built without debug information"""
+    found, name = {}, ""
+    for line in run(["objdump", "-s", "-r", obj]).splitlines():
+        head = re.match(r"Contents of section (\S+):|RELOCATION RECORDS FOR \[(\S+)\]:", line)
+        name = head[1] or head[2] if head else name
+        if name and not head:
+            found[name] = found.get(name, "") + line + "\n"
+    return found
 
 
 def off_check():
@@ -349,14 +352,17 @@ def off_check():
     for name in sorted(set(stock) | set(ours)):
         if name not in stock or name not in ours:
             yield f"off.{name}", "only in " + ("stock" if name in stock else "the series")
-        elif content(stock[name]) == content(ours[name]):
+            continue
+        one, two = content(stock[name]), content(ours[name])
+        differ = {s for s in set(one) | set(two) if one.get(s) != two.get(s)}
+        if not differ:
             same += 1
         elif name[:-2] + ".c" in touched:
             say(f"  {name}: its source is changed by the series")
-        elif content(stock[name], "__bug_table") == content(ours[name], "__bug_table"):
+        elif differ == {"__bug_table"}:
             lines.append(name)
         else:
-            yield f"off.{name}", "differs, though its source is not changed"
+            yield f"off.{name}", f"differs in {' '.join(sorted(differ))}, though its source is not changed"
     say(f"{same} objects are the same")
     if lines:
         say("only line numbers of warnings in a header differ: " + " ".join(lines))
@@ -403,6 +409,8 @@ def cli():
             "modules-check": [modules_check]}
     if what not in todo:
         raise Failure(f"usage: check.py {'|'.join(todo)}")
+    if what != "lint":
+        lock()
     return run_checks(todo[what])
 
 

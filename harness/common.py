@@ -24,10 +24,10 @@ def say(text):
 
 
 def main(func):
-    """Run a tool, alone in the cache: a Failure is one message and status 1, ^C is quiet."""
+    """Run a tool: a Failure is one message and status 1, ^C is quiet."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    CACHE.mkdir(parents=True, exist_ok=True)
     try:
-        lock()
         sys.exit(func())
     except Failure as err:
         sys.exit(f"error: {err}")
@@ -41,9 +41,10 @@ _lock = None
 
 
 def lock():
-    """One user of the cache at a time; held until unlock() or the end of the process."""
+    """One writer of the cache at a time; held until unlock() or the end of the process."""
     global _lock
-    CACHE.mkdir(parents=True, exist_ok=True)
+    if _lock:
+        return
     _lock = open(CACHE / "lock", "w")
     try:
         fcntl.flock(_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,7 +54,9 @@ def lock():
 
 
 def unlock():
+    global _lock
     _lock.close()
+    _lock = None
 
 
 def run(cmd, **kw):

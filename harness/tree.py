@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 
 import series
-from common import CACHE, Failure, main, remove_tree, replace_file, run, say
+from common import CACHE, Failure, lock, main, remove_tree, replace_file, run, say
 
 SUITE, PACKAGE = "trixie-backports", "linux-source-7.3"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -37,6 +37,9 @@ def _fetch():
     mirror = _mirror()
     if not mirror:
         raise Failure("apt knows no Debian mirror yet; run 'apt-get update' as root" + OTHER)
+    lock()
+    if SRC.is_dir():
+        return
     for killed in CACHE.glob("fetch-*"):
         shutil.rmtree(killed)
     with tempfile.TemporaryDirectory(prefix="fetch-", dir=CACHE) as tmp:
@@ -89,6 +92,7 @@ def _copy_of(linux):
     key = hashlib.sha1(str(linux).encode()).hexdigest()[:10]
     copy = CACHE / "src" / f"given-{key}"
     say(f"using the tree {linux}")
+    lock()
     for name in want:
         src, dst = linux / name, copy / name
         new = src.lstat()
@@ -151,6 +155,7 @@ def make(src, name, over):
     What is built of a tree stands beside it, so that all trees look the same from there (ccache).
     """
     tree = CACHE / "trees" / f"{name}-{src.name}" / "src"
+    lock()
     if not tree.is_dir():
         say(f"making the source tree {tree}")
         fresh = tree.with_name(f".{tree.name}.new")

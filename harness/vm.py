@@ -13,7 +13,7 @@ import threading
 import time
 
 import tree
-from common import CACHE, LOGS, REPO, Failure, main, replace_file, run, say, unlock, watch
+from common import CACHE, LOGS, REPO, Failure, lock, main, replace_file, run, say, unlock, watch
 
 CONFIGS = REPO / "harness/configs"
 BUSYBOX = pathlib.Path("/bin/busybox")
@@ -241,12 +241,13 @@ def stock_kernel():
 
 def demo(kernel, show=True):
     prog = user_program(kernel, "devmem", "devmem_demo")
-    return boot(kernel, "demo", "modprobe drm_devmem && /bin/demo", {"/bin/demo": prog},
+    return boot(kernel, "demo", "modprobe drm_devmem && /test/demo", {"/test/demo": prog},
                 timeout=900, memory="4G", show=show)
 
 
 def cli():
     what = sys.argv[1] if len(sys.argv) == 2 else ""
+    lock()
     if what == "demo":
         result = demo(plain_kernel())
         say(f"demo: {result.why or 'everything as it should be'}; kernel log: {result.console}")
