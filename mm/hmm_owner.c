@@ -51,18 +51,19 @@
  *
  * 1. compute the partition; the part of a cluster that holds the most resident
  *    pages keeps the owner, so that only the others pay;
- * 2. register for each peer that moves one window more than it has;
+ * 2. register for each peer that moves one window more than it has, or one for each
+ *    size that its regions have;
  * 3. publish the new owners;
  * 4. have the drivers of those peers drop their mappings of foreign pages;
  * 5. region by region: close the old window to new pages, rehome its pages,
  *    drain it, wait for a grace period, and use it as the next region's new one;
  * 6. unregister the window that is left over and drop the old owners.
  *
- * Only step 2 allocates, and nothing has changed until then. If a later step
- * can't finish in time, the same steps are taken backwards.
+ * What can fail is done in the first two steps, before anything has changed. If a
+ * later step can't finish in time, the same steps are taken backwards.
  *
  * The extra memory is one region's memmap for each peer that moves, whatever the
- * size of the device.
+ * size of the device, provided that the driver divides the memory into regions.
  */
 
 /**
@@ -84,12 +85,18 @@
 /**
  * DOC: When it can not finish
  *
- * All waiting is bounded by the timeout that the caller gives. What holds up is a
- * page that somebody else has locked or refers to. A planned operation then puts
- * everything back and returns -EBUSY; with %PGMAP_FORCE it gives the peer's device
- * memory up where it can't be kept. Going back is bounded by the same time. A page
- * that can not even be put back stays in a closed window, under an owner that no
- * peer has: its data is safe and comes back to system memory when it is used.
+ * What holds up is a page that somebody else has locked or refers to. The timeout
+ * that the caller gives bounds the time without progress: as long as pages move, the
+ * operation goes on. A planned operation that is held up for longer puts everything
+ * back, which is bounded likewise, and returns -EBUSY. With %PGMAP_FORCE a region
+ * that can't get a window, or be moved in time, is given up: its pages go to system
+ * memory.
+ *
+ * A page that can neither be moved nor put back is left in a closed window. Its data
+ * is safe, and comes back to system memory when it is used by the CPU or by a peer
+ * that does not have the window's owner. The next change of the topology tries again
+ * to get it out. Until then a peer that does have that owner can map the page: after
+ * a forced change that returned an error, through a link that is down.
  */
 
 struct pgmap_owner {
@@ -117,10 +124,10 @@ struct pgmap_scratch {
 	struct list_head spares;
 	/* Owner before and after the change under way; both are references. */
 	struct pgmap_owner *from, *to;
+	/* In stock, for a change that gives this peer's cluster a new owner. */
+	struct pgmap_owner *reserve;
 	/* When the peer's faults began to be held up. */
 	ktime_t since;
-	/* Could not get its windows: forced to go without device memory. */
-	bool no_memory;
 
 	/* The change under way, if it was begun on behalf of this peer. */
 	struct pgmap_partition partition;
@@ -166,6 +173,14 @@ static void pgmap_owner_put(struct pgmap_owner *owner)
 {
 	if (owner)
 		kref_put(&owner->ref, pgmap_owner_release);
+}
+
+/* Is the peer one that the fabric counts, or has it left or begun to leave? */
+static bool pgmap_peer_joined(struct pgmap_peer *peer)
+{
+	lockdep_assert_held(&peer->fabric->lock);
+
+	return peer->scratch && peer->fabric->peers[peer->index] == peer;
 }
 
 static struct pgmap_owner *pgmap_peer_owner(struct pgmap_peer *peer)
@@ -330,11 +345,14 @@ static unsigned long pgmap_window_resident(struct pgmap_window *window)
 	for (slot = 0; slot < window->region->nr_slots; slot += nr) {
 		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
 
+		/*
+		 * Its own count: what a free page says of its head is stale. It
+		 * may be freed meanwhile, and then counts wrong. So what.
+		 */
 		nr = 1;
-		if (!page_count(page))
+		if (!page_ref_count(page))
 			continue;
-		/* May be freed meanwhile, and then counts wrong. So what. */
-		nr = clamp(folio_nr_pages(page_folio(page)), 1UL,
+		nr = clamp(folio_nr_pages((struct folio *)page), 1UL,
 			   window->region->nr_slots - slot);
 		resident += nr;
 		if (need_resched())
@@ -351,8 +369,11 @@ struct pgmap_drain {
 	struct pgmap_window *window;
 	/* Where to rehome the pages to, or NULL to evacuate them. */
 	struct pgmap_window *to;
-	unsigned long deadline;
+	/* Give up if no page has moved for so long, in jiffies. */
+	unsigned long timeout;
 	struct pgmap_stats *stats;
+	/* Pages that have moved. */
+	unsigned long moved;
 	/* Why pages did not move, if it was not for being in use. */
 	int err;
 };
@@ -380,11 +401,11 @@ static void pgmap_rehome_prepare(struct pgmap_drain *drain, unsigned long slot,
 		memset(&scratch->dst[i], 0, step * sizeof(scratch->dst[0]));
 
 		/*
-		 * A source that has moved before and is only kept by somebody's
-		 * late reference: its slot lives behind the new page.
+		 * migrate_device_range() only gives pages that were mapped. So
+		 * the slot has not moved before, and the page for it is free.
 		 */
 		dst = pfn_to_page(pgmap_window_pfn(drain->to, slot + i));
-		if (page_count(dst))
+		if (WARN_ON_ONCE(page_ref_count(dst)))
 			continue;
 
 		/* Open, and nobody else can close it: &pgmap_fabric.lock. */
@@ -397,6 +418,17 @@ static void pgmap_rehome_prepare(struct pgmap_drain *drain, unsigned long slot,
 			scratch->dst[i] |= MIGRATE_PFN_COMPOUND;
 	}
 }
+
+VISIBLE_IF_KUNIT struct folio *pgmap_folio_alloc(unsigned int order)
+{
+	KUNIT_STATIC_STUB_REDIRECT(pgmap_folio_alloc, order);
+
+	/* A large one is nice to have, a small one has to be. */
+	return folio_alloc(order ? GFP_TRANSHUGE | __GFP_NORETRY :
+			   GFP_HIGHUSER_MOVABLE | __GFP_NOWARN |
+			   __GFP_RETRY_MAYFAIL, order);
+}
+EXPORT_SYMBOL_IF_KUNIT(pgmap_folio_alloc);
 
 /*
  * Allocate system pages for the sources in the batch: large if there are, else
@@ -422,7 +454,7 @@ static void pgmap_evacuate_prepare(struct pgmap_drain *drain, unsigned long nr)
 		memset(&scratch->dst[i], 0, step * sizeof(scratch->dst[0]));
 
 		if (order)
-			dst = folio_alloc(GFP_TRANSHUGE | __GFP_NORETRY, order);
+			dst = pgmap_folio_alloc(order);
 		if (dst) {
 			folio_lock(dst);
 			scratch->dst[i] = migrate_pfn(folio_pfn(dst)) |
@@ -431,8 +463,7 @@ static void pgmap_evacuate_prepare(struct pgmap_drain *drain, unsigned long nr)
 		}
 
 		for (j = 0; j < step; j++) {
-			dst = folio_alloc(GFP_HIGHUSER_MOVABLE | __GFP_NOWARN |
-					  __GFP_RETRY_MAYFAIL, 0);
+			dst = pgmap_folio_alloc(0);
 			if (!dst)
 				break;
 			folio_lock(dst);
@@ -522,6 +553,7 @@ static void pgmap_drain_batch(struct pgmap_drain *drain, unsigned long slot,
 
 	migrate_device_finalize(scratch->src, scratch->dst, nr);
 
+	drain->moved += moved;
 	if (drain->to)
 		drain->stats->pages_rehomed += moved;
 	else
@@ -551,25 +583,29 @@ static int pgmap_window_drain(struct pgmap_drain *drain)
 {
 	struct pgmap_region *region = drain->window->region;
 	struct dev_pagemap *pagemap = &drain->window->pagemap;
+	unsigned long deadline = jiffies + drain->timeout;
 	unsigned long wait = 1;
 
 	lockdep_assert_held(&region->peer->fabric->lock);
 
 	for (;;) {
-		unsigned long slot, nr;
+		unsigned long slot, nr, moved = drain->moved;
 
 		drain->err = 0;
 		for (slot = 0; slot < region->nr_slots; slot += nr) {
 			nr = min(PGMAP_BATCH, region->nr_slots - slot);
 			pgmap_drain_batch(drain, slot, nr);
 			cond_resched();
-			if (time_after(jiffies, drain->deadline))
-				break;
 		}
 
 		if (dev_pagemap_wait_idle(pagemap, wait))
 			return 0;
-		if (time_after(jiffies, drain->deadline))
+		if (drain->moved != moved) {
+			deadline = jiffies + drain->timeout;
+			wait = 1;
+			continue;
+		}
+		if (time_after(jiffies, deadline))
 			return drain->err ?: -EBUSY;
 		/* A driver that can't copy won't learn to by being asked often. */
 		if (drain->err && drain->err != -ENOMEM)
@@ -587,35 +623,54 @@ static void pgmap_window_complain(struct pgmap_window *window, const char *what,
 	for (slot = 0; slot < region->nr_slots; slot++) {
 		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
 
-		if (!page_count(page))
+		if (!page_ref_count(page))
 			continue;
 		pr_warn_ratelimited("%s: can't %s: pfn %#lx has %d references, %d mappings (%pe)\n",
 				    region->peer->name, what, page_to_pfn(page),
-				    page_count(page),
-				    folio_mapcount(page_folio(page)), ERR_PTR(err));
+				    page_ref_count(page),
+				    folio_mapcount((struct folio *)page), ERR_PTR(err));
 		return;
 	}
+	pr_warn_ratelimited("%s: can't %s: no page is in use, but the pagemap is (%pe)\n",
+			    region->peer->name, what, ERR_PTR(err));
+}
+
+/* Let the region give out no pages; pgmap_region_reopen() undoes it. */
+static void pgmap_region_close(struct pgmap_region *region)
+{
+	struct pgmap_window *window = pgmap_region_window(region);
+
+	if (!window)
+		return;
+	RCU_INIT_POINTER(region->window, NULL);
+	dev_pagemap_close(&window->pagemap);
+	region->closed = window;
+}
+
+static void pgmap_region_reopen(struct pgmap_region *region)
+{
+	if (!region->closed)
+		return;
+	dev_pagemap_reopen(&region->closed->pagemap);
+	rcu_assign_pointer(region->window, region->closed);
+	region->closed = NULL;
 }
 
 /*
- * Close a region and bring its pages to system memory. Its windows stay
- * registered until the caller has decided what to do with them.
+ * Bring all pages of a closed region to system memory. Its windows stay registered
+ * until the caller has decided what to do with them.
  */
 static int pgmap_region_evacuate(struct pgmap_region *region,
-				 unsigned long deadline,
+				 unsigned long timeout,
 				 struct pgmap_stats *stats)
 {
-	struct pgmap_window *window = pgmap_region_window(region);
+	struct pgmap_window *window;
 	int err, ret = 0;
-
-	RCU_INIT_POINTER(region->window, NULL);
-	if (window)
-		dev_pagemap_close(&window->pagemap);
 
 	list_for_each_entry(window, &region->windows, entry) {
 		struct pgmap_drain drain = {
 			.window = window,
-			.deadline = deadline,
+			.timeout = timeout,
 			.stats = stats,
 		};
 
@@ -629,31 +684,52 @@ static int pgmap_region_evacuate(struct pgmap_region *region,
 	return ret;
 }
 
-/* Undo pgmap_region_evacuate(), but for the pages that have been moved. */
-static void pgmap_region_reopen(struct pgmap_region *region)
-{
-	struct pgmap_window *window;
-
-	if (pgmap_region_window(region))
-		return;
-
-	/* The current window is the first. */
-	window = list_first_entry_or_null(&region->windows, struct pgmap_window,
-					  entry);
-	if (!window)
-		return;
-	dev_pagemap_reopen(&window->pagemap);
-	rcu_assign_pointer(region->window, window);
-}
-
 /* All windows of the region are drained. */
 static void pgmap_region_unregister_windows(struct pgmap_region *region)
 {
 	struct pgmap_window *window, *next;
 
-	RCU_INIT_POINTER(region->window, NULL);
+	region->closed = NULL;
 	list_for_each_entry_safe(window, next, &region->windows, entry)
 		pgmap_window_unregister(window);
+}
+
+/*
+ * Give the memory of a region up. On error the pages that are left stay in closed
+ * windows, and there is no way back.
+ */
+static int pgmap_region_lose(struct pgmap_region *region, unsigned long timeout,
+			     struct pgmap_stats *stats)
+{
+	int err;
+
+	pgmap_region_close(region);
+	err = pgmap_region_evacuate(region, timeout, stats);
+	if (!err)
+		pgmap_region_unregister_windows(region);
+	region->closed = NULL;
+	return err;
+}
+
+/*
+ * Try once to get the pages out that an earlier operation had to leave in a window
+ * that is no longer current, and unregister it.
+ */
+static void pgmap_region_reap(struct pgmap_region *region,
+			      struct pgmap_stats *stats)
+{
+	struct pgmap_window *window, *next, *to = pgmap_region_window(region);
+
+	list_for_each_entry_safe(window, next, &region->windows, entry) {
+		struct pgmap_drain drain = {
+			.window = window,
+			.to = to,
+			.stats = stats,
+		};
+
+		if (window != to && !pgmap_window_drain(&drain))
+			pgmap_window_unregister(window);
+	}
 }
 
 static struct pgmap_window *pgmap_spare_find(struct pgmap_scratch *scratch,
@@ -698,59 +774,91 @@ static void pgmap_spares_unregister(struct pgmap_peer *peer)
 }
 
 /*
- * Rehome a region to a window under @owner, taken from the peer's spares. Its old
- * window, drained, becomes a spare. If that fails the region is as it was before.
+ * Make @new the current window and rehome the pages of the one that was. That one,
+ * if it is drained, becomes a spare; otherwise it stays with the region, closed.
  */
-static int pgmap_region_move(struct pgmap_region *region,
-			     struct pgmap_owner *owner, unsigned long timeout,
-			     struct pgmap_stats *stats)
+static int pgmap_region_switch(struct pgmap_region *region,
+			       struct pgmap_window *new, unsigned long timeout,
+			       struct pgmap_stats *stats)
 {
-	struct pgmap_scratch *scratch = region->peer->scratch;
 	struct pgmap_window *old = pgmap_region_window(region);
-	struct pgmap_window *new;
 	struct pgmap_drain drain = {
 		.window = old,
-		.deadline = jiffies + timeout,
+		.to = new,
+		.timeout = timeout,
 		.stats = stats,
 	};
-	int err, undo;
-
-	if (!old || old->owner == owner)
-		return 0;
-
-	new = pgmap_spare_find(scratch, region->nr_slots);
-	if (!new)
-		return -ENOMEM;
-	pgmap_window_renew(new, region, owner);
+	int err;
 
 	list_move(&new->entry, &region->windows);
 	rcu_assign_pointer(region->window, new);
 	dev_pagemap_close(&old->pagemap);
 
-	drain.to = new;
 	err = pgmap_window_drain(&drain);
-	if (!err) {
-		list_move(&old->entry, &scratch->spares);
+	if (err)
+		pgmap_window_complain(old, "rehome", err);
+	else
+		list_move(&old->entry, &region->peer->scratch->spares);
+	return err;
+}
+
+/*
+ * Rehome a region to a window under @owner, taken from the peer's spares. On error
+ * the region has the window from before, and what could not be put back into that
+ * is left in a closed one; see "When it can not finish".
+ */
+static int pgmap_region_move(struct pgmap_region *region,
+			     struct pgmap_owner *owner, unsigned long timeout,
+			     struct pgmap_stats *stats)
+{
+	struct pgmap_window *old = pgmap_region_window(region);
+	struct pgmap_window *new;
+	int err;
+
+	if (!old || old->owner == owner)
 		return 0;
-	}
-	pgmap_window_complain(old, "rehome", err);
+
+	new = pgmap_spare_find(region->peer->scratch, region->nr_slots);
+	if (!new)
+		return -ENOMEM;
+	pgmap_window_renew(new, region, owner);
+
+	err = pgmap_region_switch(region, new, timeout, stats);
+	if (!err)
+		return 0;
 
 	dev_pagemap_reopen(&old->pagemap);
-	list_move(&old->entry, &region->windows);
-	rcu_assign_pointer(region->window, old);
-	dev_pagemap_close(&new->pagemap);
-
-	drain.window = new;
-	drain.to = old;
-	drain.deadline = jiffies + timeout;
-	undo = pgmap_window_drain(&drain);
-	if (undo)
-		/* Stays with the region; see "When it can not finish". */
-		pgmap_window_complain(new, "take back", undo);
-	else
-		list_move(&new->entry, &scratch->spares);
-
+	pgmap_region_switch(region, old, timeout, stats);
 	return err;
+}
+
+/*
+ * The same on the way back, from which there is no way back: afterwards the region
+ * gives pages under @owner, or none.
+ */
+static void pgmap_region_move_back(struct pgmap_region *region,
+				   struct pgmap_owner *owner,
+				   unsigned long timeout,
+				   struct pgmap_stats *stats)
+{
+	struct pgmap_window *old = pgmap_region_window(region);
+	struct pgmap_window *new;
+
+	if (!old || old->owner == owner)
+		return;
+
+	new = pgmap_spare_find(region->peer->scratch, region->nr_slots);
+	if (!new) {
+		/* Missing, as it could not be drained for a region before. */
+		new = pgmap_window_register(region, owner);
+		if (IS_ERR(new)) {
+			pgmap_region_lose(region, timeout, stats);
+			return;
+		}
+		list_add(&new->entry, &region->peer->scratch->spares);
+	}
+	pgmap_window_renew(new, region, owner);
+	pgmap_region_switch(region, new, timeout, stats);
 }
 
 /* --- topology --- */
@@ -845,6 +953,8 @@ static int pgmap_change_partition(struct pgmap_change *change, u64 present)
 					break;
 			if (j < i)
 				owner = pgmap_owner_get(fabric->peers[j]->scratch->to);
+			else if (scratch->reserve)
+				swap(owner, scratch->reserve);
 			else
 				owner = pgmap_owner_alloc();
 			if (!owner)
@@ -871,7 +981,9 @@ static void pgmap_change_release(struct pgmap_change *change, u64 present)
 		pgmap_owner_put(peer->scratch->to);
 		peer->scratch->from = NULL;
 		peer->scratch->to = NULL;
-		peer->scratch->no_memory = false;
+		/* If there is none, the next change that needs it fails early. */
+		if (!peer->scratch->reserve)
+			peer->scratch->reserve = pgmap_owner_alloc();
 	}
 }
 
@@ -897,7 +1009,8 @@ static void pgmap_peer_release(struct pgmap_peer *peer, struct pgmap_stats *stat
 {
 	u64 held = ktime_to_ns(ktime_sub(ktime_get(), peer->scratch->since));
 
-	WRITE_ONCE(peer->moving, false);
+	/* (C) Who sees this sees the owner that was published last. */
+	smp_store_release(&peer->moving, false);
 	stats->stall_ns = max(stats->stall_ns, held);
 	wake_up_all(&peer->fabric->wait);
 }
@@ -914,36 +1027,36 @@ static void pgmap_peer_wait_walks(struct pgmap_peer *peer)
 			   PGMAP_WALKS_TIMEOUT);
 }
 
-/* Move all regions of a peer. On error some are under @owner, some are not. */
-static int pgmap_peer_move(struct pgmap_peer *peer, struct pgmap_owner *owner,
-			   unsigned long timeout, struct pgmap_stats *stats)
+/* Move all regions of a peer. On error some are under its new owner, some not. */
+static int pgmap_peer_move(struct pgmap_peer *peer, struct pgmap_change *change)
 {
 	struct pgmap_region *region;
 	int err, ret = 0;
 
 	list_for_each_entry(region, &peer->regions, entry) {
-		err = pgmap_region_move(region, owner, timeout, stats);
-		if (err)
-			ret = err;
+		err = pgmap_region_move(region, peer->scratch->to,
+					change->timeout, change->stats);
+		if (err && change->flags & PGMAP_FORCE)
+			err = pgmap_region_lose(region, change->timeout,
+						change->stats);
+		if (!err)
+			continue;
+		ret = err;
+		if (!(change->flags & PGMAP_FORCE))
+			break;
 	}
 	return ret;
 }
 
-/* Give the device memory of a peer up: its pages go to system memory. */
-static int pgmap_peer_lose_memory(struct pgmap_peer *peer, unsigned long timeout,
-				  struct pgmap_stats *stats)
+static void pgmap_peer_move_back(struct pgmap_peer *peer,
+				 struct pgmap_change *change)
 {
 	struct pgmap_region *region;
-	int err, ret = 0;
 
-	list_for_each_entry(region, &peer->regions, entry) {
-		err = pgmap_region_evacuate(region, jiffies + timeout, stats);
-		if (err)
-			ret = err;
-		else
-			pgmap_region_unregister_windows(region);
-	}
-	return ret;
+	/* Nobody mapped anything under the new owner: faults were held. */
+	list_for_each_entry(region, &peer->regions, entry)
+		pgmap_region_move_back(region, peer->scratch->from,
+				       change->timeout, change->stats);
 }
 
 /*
@@ -961,11 +1074,8 @@ static int pgmap_change_apply(struct pgmap_change *change)
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		err = pgmap_spares_register(peer, peer->scratch->to);
-		if (!err)
-			continue;
-		if (!force)
+		if (err && !force)
 			return err;
-		peer->scratch->no_memory = true;
 	}
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
@@ -981,17 +1091,12 @@ static int pgmap_change_apply(struct pgmap_change *change)
 	}
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
-		struct pgmap_scratch *scratch = peer->scratch;
-
-		err = scratch->no_memory ? 0 :
-		      pgmap_peer_move(peer, scratch->to, change->timeout, stats);
-		if (force && (err || scratch->no_memory))
-			err = pgmap_peer_lose_memory(peer, change->timeout, stats);
-		if (err) {
-			ret = err;
-			if (!force)
-				goto undo;
-		}
+		err = pgmap_peer_move(peer, change);
+		if (!err)
+			continue;
+		ret = err;
+		if (!force)
+			goto undo;
 	}
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
@@ -1003,36 +1108,40 @@ static int pgmap_change_apply(struct pgmap_change *change)
 
 undo:
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
-		/* Nobody mapped anything under the new owner: faults were held. */
-		if (peer->scratch->from) {
-			/* A spare is only missing if pages could not go back. */
-			pgmap_spares_register(peer, peer->scratch->from);
-			pgmap_peer_move(peer, peer->scratch->from,
-					change->timeout, stats);
-		}
+		pgmap_peer_move_back(peer, change);
 		pgmap_peer_publish(peer, peer->scratch->from);
 		pgmap_peer_release(peer, stats);
 	}
 	return ret;
 }
 
-/* The links are in the scratch. Context: &pgmap_fabric.lock is held. */
+/* All steps. The links are in the scratch. */
 static int pgmap_change(struct pgmap_change *change, u64 present)
 {
 	struct pgmap_fabric *fabric = change->fabric;
+	struct pgmap_region *region;
+	struct pgmap_peer *peer;
+	unsigned int i;
 	int err;
 
 	lockdep_assert_held(&fabric->lock);
 
+	for (i = 0; (peer = pgmap_fabric_next(fabric, present, &i)); i++)
+		list_for_each_entry(region, &peer->regions, entry)
+			pgmap_region_reap(region, change->stats);
+
 	err = pgmap_change_partition(change, present);
-	if (!err)
-		err = pgmap_change_apply(change);
+	if (err)
+		goto out_release;
+
+	err = pgmap_change_apply(change);
 	/* Forced, it happened even if not all of it worked. */
-	if (!err || (change->flags & PGMAP_FORCE && change->movers))
+	if (!err || change->flags & PGMAP_FORCE)
 		memcpy(fabric->links, change->scratch->links,
 		       sizeof(fabric->links));
-	pgmap_change_release(change, present);
 
+out_release:
+	pgmap_change_release(change, present);
 	return err;
 }
 
@@ -1052,7 +1161,7 @@ static void pgmap_fabric_lock(struct pgmap_fabric *fabric)
 
 /**
  * pgmap_fabric_init() - set up a fabric at run time
- * @fabric: zeroed by the caller; PGMAP_FABRIC_INIT() does the same statically
+ * @fabric: zeroed by the caller
  * @name: for messages and resource names; must stay
  * @ops: callbacks, or NULL
  *
@@ -1074,7 +1183,7 @@ EXPORT_SYMBOL_GPL(pgmap_fabric_init);
  * pgmap_peer_join() - become part of a fabric
  * @fabric: the fabric
  * @peer: the peer: zeroed, or one that has left; name, ops and nid set
- * @timeout: bound for moving pages of other peers, in jiffies
+ * @timeout: bound for moving pages of other peers, see pgmap_peer_leave()
  * @stats: what it did is added here; may be NULL
  *
  * Finds out the links of the peer, if the fabric can tell, and gives it an owner:
@@ -1109,6 +1218,11 @@ int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
 		return -ENOMEM;
 	INIT_LIST_HEAD(&scratch->spares);
 	change.scratch = scratch;
+	scratch->reserve = pgmap_owner_alloc();
+	if (!scratch->reserve) {
+		kvfree(scratch);
+		return -ENOMEM;
+	}
 
 	pgmap_fabric_lock(fabric);
 	if (peer->scratch) {
@@ -1149,6 +1263,7 @@ err_remove:
 	peer->scratch = NULL;
 err_unlock:
 	mutex_unlock(&fabric->lock);
+	pgmap_owner_put(scratch->reserve);
 	kvfree(scratch);
 	return err;
 }
@@ -1158,7 +1273,7 @@ EXPORT_SYMBOL_GPL(pgmap_peer_join);
  * pgmap_peer_leave() - stop to be part of a fabric
  * @peer: the peer
  * @flags: 0, or %PGMAP_FORCE if it leaves in any case
- * @timeout: bound for each region that has to be emptied, in jiffies
+ * @timeout: give up if no page of a region moves for so long, in jiffies
  * @stats: what it did is added here; may be NULL
  *
  * Brings all pages of the peer to system memory, which needs the device to be
@@ -1167,9 +1282,11 @@ EXPORT_SYMBOL_GPL(pgmap_peer_join);
  * its mappings of foreign memory, and no callback runs or will run for it. Its
  * regions need not be unregistered any more.
  *
- * If not all pages could be moved, the peer stays a member. Without %PGMAP_FORCE
- * its memory works as before, though some of its pages may be in system memory
- * now; with it, the peer's memory stays closed and the call can be repeated.
+ * If not all pages could be moved, the peer stays a member, and its memory works as
+ * before, though some of its pages may be in system memory now. With %PGMAP_FORCE it
+ * is no member any more: it gives out no pages, has no owner and no foreign mappings,
+ * and the pages that are left stay in closed windows. Then the call has to be
+ * repeated until it returns 0, before anything can be freed.
  *
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0; -ENODEV if the peer is not a member; -EINVAL for unknown flags;
@@ -1189,7 +1306,7 @@ int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 		.stats = stats ?: &unused,
 	};
 	unsigned int i;
-	int err = 0;
+	int err, ret = 0;
 
 	if (flags & ~PGMAP_FORCE)
 		return -EINVAL;
@@ -1203,46 +1320,59 @@ int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 		return -ENODEV;
 	}
 
+	/* All first, lest pages of one are moved to another. */
+	list_for_each_entry(region, &peer->regions, entry)
+		pgmap_region_close(region);
 	list_for_each_entry(region, &peer->regions, entry) {
-		err = pgmap_region_evacuate(region, jiffies + timeout,
-					    change.stats);
-		if (err)
+		err = pgmap_region_evacuate(region, timeout, change.stats);
+		if (!err)
+			continue;
+		ret = err;
+		if (!(flags & PGMAP_FORCE))
 			break;
 	}
-	if (err) {
-		if (!(flags & PGMAP_FORCE))
-			list_for_each_entry(region, &peer->regions, entry)
-				pgmap_region_reopen(region);
+	if (ret && !(flags & PGMAP_FORCE)) {
+		list_for_each_entry(region, &peer->regions, entry)
+			pgmap_region_reopen(region);
 		mutex_unlock(&fabric->lock);
-		return err;
+		return ret;
 	}
 
-	/* From here on it can't fail. */
+	/* From here on there is no way back. */
 	pgmap_peer_publish(peer, NULL);
 	if (peer->ops->unmap_foreign)
 		peer->ops->unmap_foreign(peer);
 	list_for_each_entry_safe(region, next, &peer->regions, entry) {
+		region->closed = NULL;
+		if (ret)
+			continue;
 		pgmap_region_unregister_windows(region);
 		list_del_init(&region->entry);
 	}
 
-	for (i = 0; i < PGMAP_FABRIC_MAX_PEERS; i++)
-		fabric->links[i] &= ~BIT_ULL(peer->index);
-	fabric->links[peer->index] = 0;
-	fabric->peers[peer->index] = NULL;
-	peer->scratch = NULL;
+	if (pgmap_peer_joined(peer)) {
+		for (i = 0; i < PGMAP_FABRIC_MAX_PEERS; i++)
+			fabric->links[i] &= ~BIT_ULL(peer->index);
+		fabric->links[peer->index] = 0;
+		fabric->peers[peer->index] = NULL;
 
-	/*
-	 * The others may form larger clusters without this one. If that fails
-	 * they go on in those they have, which are still good.
-	 */
-	memcpy(scratch->links, fabric->links, sizeof(scratch->links));
-	change.scratch = scratch;
-	pgmap_change(&change, pgmap_fabric_mask(fabric));
+		/*
+		 * The others may form larger clusters without this one. If that
+		 * fails they go on in those they have, which are still good.
+		 */
+		memcpy(scratch->links, fabric->links, sizeof(scratch->links));
+		change.scratch = scratch;
+		pgmap_change(&change, pgmap_fabric_mask(fabric));
+	}
+
+	if (!ret) {
+		peer->scratch = NULL;
+		pgmap_owner_put(scratch->reserve);
+		kvfree(scratch);
+	}
 	mutex_unlock(&fabric->lock);
-	kvfree(scratch);
 
-	return 0;
+	return ret;
 }
 EXPORT_SYMBOL_GPL(pgmap_peer_leave);
 
@@ -1252,7 +1382,7 @@ EXPORT_SYMBOL_GPL(pgmap_peer_leave);
  * @links: what changes; if a pair is named more than once, the last counts
  * @nr: number of entries
  * @flags: 0, or %PGMAP_FORCE if the links are gone already
- * @timeout: bound for each region that has to move, in jiffies
+ * @timeout: give up if no page of a region moves for so long, in jiffies
  * @stats: what it did is added here; may be NULL
  *
  * All links change in one step: the fabric's peers are divided anew, and those
@@ -1260,9 +1390,9 @@ EXPORT_SYMBOL_GPL(pgmap_peer_leave);
  * peer outside its cluster. Links that go down in a planned way must work until
  * then; they are used again if it fails.
  *
- * With %PGMAP_FORCE a peer that can't get new windows loses its device memory:
- * its pages go to system memory, and pgmap_window_get() returns NULL until its
- * regions are registered again.
+ * With %PGMAP_FORCE a region that can't get a window, or be moved, loses its device
+ * memory: its pages go to system memory, and pgmap_window_get() returns NULL until
+ * the region is registered again.
  *
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0; -EINVAL for unknown flags, an empty change, a pair that is not one,
@@ -1294,8 +1424,8 @@ int pgmap_fabric_set_links(struct pgmap_fabric *fabric,
 		const struct pgmap_link *link = &links[i];
 
 		if (link->a == link->b ||
-		    link->a->fabric != fabric || !link->a->scratch ||
-		    link->b->fabric != fabric || !link->b->scratch) {
+		    link->a->fabric != fabric || !pgmap_peer_joined(link->a) ||
+		    link->b->fabric != fabric || !pgmap_peer_joined(link->b)) {
 			err = -EINVAL;
 			goto out_unlock;
 		}
@@ -1331,8 +1461,9 @@ EXPORT_SYMBOL_GPL(pgmap_fabric_set_links);
  */
 bool pgmap_peers_share(struct pgmap_peer *a, struct pgmap_peer *b)
 {
-	return rcu_access_pointer(a->owner) &&
-	       rcu_access_pointer(a->owner) == rcu_access_pointer(b->owner);
+	struct pgmap_owner *owner = rcu_access_pointer(a->owner);
+
+	return owner && owner == rcu_access_pointer(b->owner);
 }
 EXPORT_SYMBOL_GPL(pgmap_peers_share);
 
@@ -1392,11 +1523,13 @@ int pgmap_region_register(struct pgmap_peer *peer, struct pgmap_region *region,
 		return -ENODEV;
 
 	pgmap_fabric_lock(fabric);
-	if (!peer->scratch) {
+	if (!pgmap_peer_joined(peer)) {
 		err = -ENODEV;
 		goto out_unlock;
 	}
-	if (region->peer && !list_empty(&region->windows)) {
+	/* One that has lost its memory is on its peer's list still. */
+	if (region->peer && (!list_empty(&region->windows) ||
+			     (!list_empty(&region->entry) && region->peer != peer))) {
 		err = -EBUSY;
 		goto out_unlock;
 	}
@@ -1428,7 +1561,7 @@ EXPORT_SYMBOL_GPL(pgmap_region_register);
  * pgmap_region_unregister() - take a run of slots back
  * @region: the region
  * @flags: 0, or %PGMAP_FORCE if it must not give pages out again in any case
- * @timeout: bound for emptying it, in jiffies
+ * @timeout: give up if no page moves for so long, in jiffies
  * @stats: what it did is added here; may be NULL
  *
  * Brings all pages of the region to system memory and unregisters them. When it
@@ -1454,11 +1587,13 @@ int pgmap_region_unregister(struct pgmap_region *region, unsigned int flags,
 	fabric = region->peer->fabric;
 	pgmap_fabric_lock(fabric);
 	if (!list_empty(&region->windows)) {
-		err = pgmap_region_evacuate(region, jiffies + timeout,
-					    stats ?: &unused);
+		pgmap_region_close(region);
+		err = pgmap_region_evacuate(region, timeout, stats ?: &unused);
 		if (!err)
 			pgmap_region_unregister_windows(region);
-		else if (!(flags & PGMAP_FORCE))
+		else if (flags & PGMAP_FORCE)
+			region->closed = NULL;
+		else
 			pgmap_region_reopen(region);
 	}
 	if (!err)
@@ -1491,8 +1626,11 @@ EXPORT_SYMBOL_GPL(pgmap_region_unregister);
  *	smp_rmb()	(B)
  *	read moving				wait until walks is 0
  *
+ *						moving = false (release)	(C)
+ *
  * (A) A walk that saw moving == false is waited for. (B) A walk that saw the new
- * owner sees moving == true, and begins again.
+ * owner sees moving == true, and begins again. (C) A walk that saw the move end sees
+ * the owner that was published last.
  *
  * Context: May sleep. The caller holds neither mmap_lock nor a lock that mmu
  *	    notifiers or the callbacks of &struct pgmap_peer_ops take.
@@ -1509,13 +1647,19 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 	if (!peer)
 		return 0;
 
-	might_sleep();
 	fabric = READ_ONCE(peer->fabric);
 	if (!fabric)
 		return -ENODEV;
 
+	/* It may wait for the holder of the lock, and so for its callbacks. */
+	might_lock(&fabric->lock);
+	if (current->mm)
+		might_lock_read(&current->mm->mmap_lock);
+
 	for (;;) {
-		if (wait_event_killable(fabric->wait, !READ_ONCE(peer->moving)))
+		/* Acquires: (C). */
+		if (wait_event_killable(fabric->wait,
+					!smp_load_acquire(&peer->moving)))
 			return -EINTR;
 
 		atomic_inc(&peer->walks);

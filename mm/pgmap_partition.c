@@ -22,13 +22,15 @@
  * 6. the lexicographically smallest sequence of cluster numbers, to make the
  *    result a function of the input alone.
  *
- * It follows that a partition that still satisfies 1 and 2 is left alone.
+ * It follows that a partition that still satisfies 1 and 2 is left alone, and that
+ * points 3 to 5 never depend on how the peers are numbered.
  *
  * This contains minimum clique cover, which is NP-hard. The graphs at hand are
  * small and close to a union of cliques, and there branch and bound ends after
  * hardly more than one node per peer. A budget bounds the time on graphs made
  * to be difficult; the best partition met until then, at least as good as a
- * greedy one, satisfies 1 and 2 as well.
+ * greedy one, satisfies 1 and 2 as well. Should it end when only point 6 is
+ * open, then that is left to chance, though still a function of the input.
  *
  * Terms: "value" of a peer is what is gained if it keeps its owner, points 3 and
  * 4 in one number. A "set" is a cluster in the making, "cand" of a set are the
@@ -136,7 +138,7 @@ static void add_edge(struct pgmap_partition *pp, unsigned int owner, unsigned in
 }
 
 /* match_owners() for the usual case that no two owners want the same */
-static bool match_first_choice(struct pgmap_partition *pp)
+static bool match_first_choice(struct pgmap_partition *pp, unsigned int max_keep)
 {
 	unsigned int e, nr = 0;
 
@@ -148,7 +150,7 @@ static bool match_first_choice(struct pgmap_partition *pp)
 			pp->by_owner[pp->edge[e].owner] = e;
 	}
 	pp->steps += pp->nr_edges;
-	if (nr > pp->max_keep)
+	if (nr > max_keep)
 		return false;
 
 	for (e = 0; e < pp->nr_edges; e++) {
@@ -162,21 +164,21 @@ static bool match_first_choice(struct pgmap_partition *pp)
 }
 
 /*
- * Match owners with that which keeps them, at most max_keep of them and each at
+ * Match owners with that which keeps them, at most @max_keep of them and each at
  * most once, for maximum gain: returns it, and sets by_owner[] to the edge or -1.
  *
  * The best augmenting path, found as by Bellman and Ford, leads from the best
  * matching of n owners to the best of n + 1. Gains are positive, so the more, the
  * better.
  */
-static s64 match_owners(struct pgmap_partition *pp)
+static s64 match_owners(struct pgmap_partition *pp, unsigned int max_keep)
 {
 	unsigned int e, nr;
 	s64 total = 0;
 
 	memset(pp->by_owner, -1, sizeof(pp->by_owner));
 	memset(pp->by_target, -1, sizeof(pp->by_target));
-	if (match_first_choice(pp)) {
+	if (match_first_choice(pp, max_keep)) {
 		for (e = 0; e < pp->nr_edges; e++) {
 			if (pp->by_owner[pp->edge[e].owner] == e)
 				total += pp->edge[e].gain;
@@ -186,7 +188,7 @@ static s64 match_owners(struct pgmap_partition *pp)
 	memset(pp->by_owner, -1, sizeof(pp->by_owner));
 	memset(pp->by_target, -1, sizeof(pp->by_target));
 
-	for (nr = 0; nr < pp->max_keep; nr++) {
+	for (nr = 0; nr < max_keep; nr++) {
 		s64 best_gain = 0;
 		int best = -1;
 		bool again;
@@ -246,7 +248,8 @@ static s64 match_owners(struct pgmap_partition *pp)
  * the @nr sets or new ones. Exact if none is left; by_owner[] then tells how.
  *
  * An owner either stays with one of the sets that hold peers of it, where owners
- * compete; or it moves on to a set without, where competition is ignored.
+ * compete; or it moves on to a set without, where competition is ignored but for
+ * the number of sets that there can be.
  */
 static u64 keep_bound(struct pgmap_partition *pp, u64 island, u64 left, unsigned int nr)
 {
@@ -270,7 +273,8 @@ static u64 keep_bound(struct pgmap_partition *pp, u64 island, u64 left, unsigned
 		}
 		pp->steps += nr;
 	}
-	return match_owners(pp);
+	nr += hweight64(left & pp->openers);
+	return match_owners(pp, min(nr, pp->max_keep));
 }
 
 /* Will two of the @nr sets be one clique, whichever way the peers in @left join? */
@@ -307,7 +311,7 @@ static unsigned int nr_bound(struct pgmap_partition *pp, u64 left, unsigned int 
 }
 
 static bool worth_a_look(struct pgmap_partition *pp, u64 island, u64 left,
-			 unsigned int nr, bool tie)
+			 unsigned int nr, bool ties)
 {
 	u64 kept;
 
@@ -317,7 +321,7 @@ static bool worth_a_look(struct pgmap_partition *pp, u64 island, u64 left,
 	if (kept != pp->best_kept)
 		return kept > pp->best_kept;
 	nr = nr_bound(pp, left, nr);
-	return tie ? nr <= pp->best_nr : nr < pp->best_nr;
+	return ties ? nr <= pp->best_nr : nr < pp->best_nr;
 }
 
 static void take_best(struct pgmap_partition *pp, u64 island, unsigned int nr)
@@ -399,29 +403,34 @@ static unsigned int max_clusters(struct pgmap_partition *pp, u64 comp)
 }
 
 /*
- * Put peers, lowest first, into each set in turn and then into a new one: this
- * meets partitions in lexicographical order, so the first of the best is final.
- * Until one is met here, that from greedy() may be followed by an equal one.
+ * Put one peer after the other into each set in turn and then into a new one. First
+ * find a best partition, if there is better than that from greedy(): peers with few
+ * links are put first, because what they permit decides most. Then, for @ties, find
+ * the lexicographically smallest of those as good: with the lowest peer first it is
+ * the first one met. Returns false if the budget ended before the search did.
  */
-static void search(struct pgmap_partition *pp, u64 island)
+static bool search(struct pgmap_partition *pp, u64 island, bool ties)
 {
 	unsigned int p, nr_peers = 0, nr = 0, depth = 0;
-	u64 left = island;
-	bool tie = true;
+	u64 left;
 
-	for_each_peer(p, island)
-		pp->order[nr_peers++] = p;
+	for (left = island; left; left &= ~BIT_ULL(pp->order[nr_peers++])) {
+		pp->order[nr_peers] = __ffs64(left);
+		for_each_peer(p, ties ? 0 : left) {
+			if (hweight64(pp->adj[p]) < hweight64(pp->adj[pp->order[nr_peers]]))
+				pp->order[nr_peers] = p;
+		}
+	}
 
+	left = island;
 	pp->choice[0] = 0;
 	for (;;) {
 		unsigned int c = pp->choice[depth];
 		bool good = false;
 
 		p = pp->order[depth];
-		if (pp->steps >= pp->budget) {
-			pp->exact = false;
-			return;
-		}
+		if (pp->steps >= pp->budget)
+			return false;
 
 		while (c < nr && !(pp->cand[c] & BIT_ULL(p)))
 			c++;
@@ -436,7 +445,7 @@ static void search(struct pgmap_partition *pp, u64 island)
 			pp->cand[c] &= pp->adj[p];
 			left &= ~BIT_ULL(p);
 
-			good = worth_a_look(pp, island, left, nr, tie);
+			good = worth_a_look(pp, island, left, nr, ties);
 			if (good && depth + 1 < nr_peers) {
 				pp->choice[++depth] = 0;
 				continue;
@@ -444,14 +453,15 @@ static void search(struct pgmap_partition *pp, u64 island)
 		} else {
 			/* This peer has been everywhere: take back the one before. */
 			if (!depth)
-				return;
+				return true;
 			p = pp->order[--depth];
 			c = pp->choice[depth];
 		}
 
 		if (good) {
 			take_best(pp, island, nr);
-			tie = false;
+			if (ties)
+				return true;
 		}
 		left |= BIT_ULL(p);
 		pp->set[c] &= ~BIT_ULL(p);
@@ -468,6 +478,7 @@ static void prepare(struct pgmap_partition *pp)
 	unsigned int p, q, o;
 
 	pp->owners = 0;
+	pp->openers = 0;
 	for_each_peer(p, pp->present) {
 		pp->adj[p] = BIT_ULL(p);
 		pp->owned[p] = 0;
@@ -499,6 +510,10 @@ static void prepare(struct pgmap_partition *pp)
 			comp |= pp->adj[q];
 		}
 		pp->comp[p] = comp;
+
+		/* All clusters have one of these, as others can be merged with any. */
+		if (pp->adj[p] != comp || p == __ffs64(comp))
+			pp->openers |= BIT_ULL(p);
 	}
 }
 
@@ -528,6 +543,8 @@ static u64 find_island(struct pgmap_partition *pp, unsigned int p)
  * depends on the input alone. This includes that from a search that was cut
  * short because it took too many steps: @pp->exact is then false, and while all
  * clusters are maximal cliques, fewer pages could possibly be moved.
+ *
+ * @pp is some 10 KiB: do not put it on the stack.
  *
  * Context: Any; takes no lock. May take some milliseconds if links are many and
  *	irregular, else some microseconds.
@@ -560,7 +577,10 @@ void pgmap_partition_solve(struct pgmap_partition *pp)
 				pp->max_keep += max_clusters(pp, pp->comp[p]);
 		}
 		greedy(pp, island);
-		search(pp, island);
+		if (!search(pp, island, false))
+			pp->exact = false;
+		else
+			search(pp, island, true);
 
 		/* For now number the clusters by their lowest members. */
 		memcpy(pp->set, pp->best, sizeof(pp->set));

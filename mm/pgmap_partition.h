@@ -31,8 +31,8 @@
  * @keep: result: for each cluster the number, as in @old, of the owner that it
  *	keeps, or -1 if it needs a new one
  * @moved: result: sum of the weights of all peers that do not keep their owner
- * @exact: result: no better partition exists; otherwise the search was cut short
- *	and this is the best one it met
+ * @exact: result: no partition moves fewer pages, or as many with fewer peers or
+ *	in fewer clusters; if false, the search was cut short before that was known
  * @steps: result: what the search cost, see pgmap_partition_solve()
  *
  * Input, result and scratch space in one, because together they are too large
@@ -57,6 +57,7 @@ struct pgmap_partition {
 	u64 owned[PGMAP_MAX_PEERS];
 	u64 value[PGMAP_MAX_PEERS];
 	u64 owners;
+	u64 openers;
 
 	u64 set[PGMAP_MAX_PEERS];
 	u64 cand[PGMAP_MAX_PEERS];

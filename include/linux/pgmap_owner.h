@@ -123,11 +123,12 @@ struct pgmap_peer_ops {
 	 * @copy_to_ram: Copy device pages to system memory.
 	 *
 	 * @src holds migrate pfns of locked pages of @region, @dst of locked
-	 * system pages, both @npages long. Copy every entry that has a source
-	 * with MIGRATE_PFN_MIGRATE and a destination. MIGRATE_PFN_COMPOUND in
-	 * both entries means one folio of HPAGE_PMD_ORDER pages. When it
-	 * returns 0 the data is visible to the CPU. Required for a peer that
-	 * registers memory.
+	 * system pages, both @npages long. Copy to every page in @dst: one of
+	 * the order of its folio, HPAGE_PMD_ORDER or 0. The source of entry i is
+	 * in @src[i], except that a large source has an entry at its first page
+	 * only, also where its destinations are small: then the source of entry
+	 * i is a later page of the last folio before. When it returns 0 the
+	 * data is visible to the CPU. Required for a peer that registers memory.
 	 *
 	 * Context: May sleep. &pgmap_fabric.lock and the folio locks are held.
 	 *
@@ -156,7 +157,7 @@ struct pgmap_peer_ops {
  *
  * Embedded in the driver's structure of the device; zeroed by the driver before
  * the first pgmap_peer_join(). A device is one peer, however many address
- * spaces and regions of memory it has.
+ * spaces and regions of memory it has. The peer outlives its regions, and walks.
  */
 struct pgmap_peer {
 	/** @name: For messages. Set by the driver, immutable while joined. */
@@ -250,6 +251,8 @@ struct pgmap_region {
 	 * Written under &pgmap_fabric.lock, read under RCU.
 	 */
 	struct pgmap_window __rcu *window;
+	/* The one that was current until it was closed. &pgmap_fabric.lock. */
+	struct pgmap_window *closed;
 	/*
 	 * Every registered window of the region, the current one included.
 	 * Those that are not current are closed. &pgmap_fabric.lock.

@@ -666,6 +666,9 @@ static void close_reopen(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, PTR_ERR_OR_ZERO(page), -ENODEV);
 		if (!IS_ERR(page))
 			dp_page_free(page);
+		KUNIT_EXPECT_EQ(test, !busy,
+				dev_pagemap_wait_idle(&map->pgmap,
+						      busy ? 0 : DP_TIMEOUT));
 
 		dev_pagemap_reopen(&map->pgmap);
 		page = dp_page_init(map, 1, 0);
@@ -705,30 +708,26 @@ static void close_wait_idle(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, dp_unmap_finish(&ctx->map[0]));
 }
 
-#define DP_RACERS	2
-#define DP_RACER_FOLIOS	16
+#define DP_RACER_FOLIOS	32
 
 struct dp_racer {
 	struct dp_map *map;
-	unsigned long idx;
 	struct completion done;
-	atomic_t *ready;
 	int granted;
 };
 
+/* Take huge pages until there is no more, or they are refused. */
 static int dp_racer_thread(void *data)
 {
 	struct dp_racer *racer = data;
 	int i;
 
-	atomic_inc(racer->ready);
 	for (i = 0; i < DP_RACER_FOLIOS; i++) {
-		if (IS_ERR(dp_page_init(racer->map,
-					racer->idx + i * HPAGE_PMD_NR,
+		if (IS_ERR(dp_page_init(racer->map, i * HPAGE_PMD_NR,
 					HPAGE_PMD_ORDER)))
 			break;
+		WRITE_ONCE(racer->granted, i + 1);
 	}
-	racer->granted = i;
 	complete(&racer->done);
 	return 0;
 }
@@ -738,52 +737,41 @@ static void close_sees_all(struct kunit *test)
 {
 	struct dp_ctx *ctx = test->priv;
 	struct dp_map *map = ctx->map[0];
-	struct dp_racer racer[DP_RACERS];
-	int round, i, j, seen, granted, partial = 0;
+	int round, i, seen, partial = 0;
+	struct task_struct *task;
+	struct dp_racer racer;
 	struct page *page;
-	atomic_t ready;
 
-	KUNIT_ASSERT_LE(test, DP_RACERS * DP_RACER_FOLIOS * HPAGE_PMD_SIZE,
+	if (num_online_cpus() < 2)
+		kunit_skip(test, "needs two CPUs");
+
+	KUNIT_ASSERT_LE(test, DP_RACER_FOLIOS * HPAGE_PMD_SIZE,
 			range_len(&map->pgmap.range));
 
-	for (round = 0; round < 100; round++) {
-		atomic_set(&ready, 0);
-		for (i = 0; i < DP_RACERS; i++) {
-			racer[i] = (struct dp_racer) {
-				.map = map,
-				.idx = i * DP_RACER_FOLIOS * HPAGE_PMD_NR,
-				.ready = &ready,
-			};
-			init_completion(&racer[i].done);
-			if (IS_ERR(kthread_run(dp_racer_thread, &racer[i],
-					       "dp_racer")))
-				complete(&racer[i].done);
-		}
+	for (round = 0; round < 3 * DP_RACER_FOLIOS; round++) {
+		racer = (struct dp_racer) { .map = map };
+		init_completion(&racer.done);
+		task = kthread_run(dp_racer_thread, &racer, "dp_racer");
+		KUNIT_ASSERT_NOT_ERR_OR_NULL(test, task);
 
-		while (!atomic_read(&ready))
+		/* Right after a page was granted, so in the middle of the next. */
+		while (READ_ONCE(racer.granted) < 1 + round / 3 &&
+		       !completion_done(&racer.done))
 			cpu_relax();
-		udelay(round * 10);
 		dev_pagemap_close(&map->pgmap);
 
 		seen = 0;
-		for (i = 0; i < DP_RACERS * DP_RACER_FOLIOS; i++) {
+		for (i = 0; i < DP_RACER_FOLIOS; i++) {
 			page = pfn_to_page(map->pfn + i * HPAGE_PMD_NR);
 			seen += page_ref_count(page) == 1;
 		}
 
-		granted = 0;
-		for (i = 0; i < DP_RACERS; i++) {
-			wait_for_completion(&racer[i].done);
-			granted += racer[i].granted;
-		}
-		KUNIT_EXPECT_EQ(test, seen, granted);
-		if (granted && granted < DP_RACERS * DP_RACER_FOLIOS)
-			partial++;
+		wait_for_completion(&racer.done);
+		KUNIT_EXPECT_EQ(test, seen, racer.granted);
+		partial += racer.granted < DP_RACER_FOLIOS;
 
-		for (i = 0; i < DP_RACERS; i++)
-			for (j = 0; j < racer[i].granted; j++)
-				dp_page_free(pfn_to_page(map->pfn + racer[i].idx +
-							 j * HPAGE_PMD_NR));
+		for (i = 0; i < racer.granted; i++)
+			dp_page_free(pfn_to_page(map->pfn + i * HPAGE_PMD_NR));
 		KUNIT_ASSERT_TRUE(test, dev_pagemap_wait_idle(&map->pgmap,
 							      DP_TIMEOUT));
 		dev_pagemap_reopen(&map->pgmap);
@@ -869,6 +857,7 @@ static struct kunit_suite dp_test_suite = {
 	.exit = dp_exit,
 	.test_cases = dp_test_cases,
 };
+
 kunit_test_suite(dp_test_suite);
 
 MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");

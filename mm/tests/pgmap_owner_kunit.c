@@ -46,6 +46,7 @@ struct mock_gpu {
 	unsigned int rehomes;
 	int copy_err;
 	void (*on_unmap)(struct mock_gpu *gpu);
+	void (*on_rehome)(struct mock_gpu *gpu, struct folio *new);
 };
 
 static struct mock_region *to_mock(struct pgmap_region *region)
@@ -119,9 +120,13 @@ static int mock_copy_to_ram(struct pgmap_region *region,
 static void mock_rehome(struct pgmap_region *region, struct folio *old,
 			struct folio *new)
 {
-	to_mock(region)->gpu->rehomes++;
+	struct mock_gpu *gpu = to_mock(region)->gpu;
+
+	gpu->rehomes++;
 	new->page.zone_device_data = old->page.zone_device_data;
 	old->page.zone_device_data = NULL;
+	if (gpu->on_rehome)
+		gpu->on_rehome(gpu, new);
 }
 
 static const struct pgmap_peer_ops mock_peer_ops = {
@@ -205,7 +210,9 @@ struct mock_ctx {
 	unsigned long addr;
 	unsigned long len;
 	/* Injected failures: the n-th call from now fails; 0 is never. */
-	unsigned int fail_register, fail_owner;
+	unsigned int fail_register;
+	/* All calls fail. */
+	bool fail_owner, fail_large;
 	unsigned int registers;
 	struct mmu_interval_notifier notifier;
 };
@@ -245,13 +252,28 @@ static struct pgmap_owner *mock_owner_alloc(void)
 	struct mock_ctx *ctx = test->priv;
 	struct pgmap_owner *owner;
 
-	if (ctx->fail_owner && !--ctx->fail_owner)
+	if (ctx->fail_owner)
 		return NULL;
 
 	kunit_deactivate_static_stub(test, pgmap_owner_alloc);
 	owner = pgmap_owner_alloc();
 	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
 	return owner;
+}
+
+static struct folio *mock_folio_alloc(unsigned int order)
+{
+	struct kunit *test = kunit_get_current_test();
+	struct mock_ctx *ctx = test->priv;
+	struct folio *folio;
+
+	if (ctx->fail_large && order)
+		return NULL;
+
+	kunit_deactivate_static_stub(test, pgmap_folio_alloc);
+	folio = pgmap_folio_alloc(order);
+	kunit_activate_static_stub(test, pgmap_folio_alloc, mock_folio_alloc);
+	return folio;
 }
 
 static struct mock_gpu *mock_gpu_alloc(struct kunit *test)
@@ -831,11 +853,14 @@ static void link_up_fails(struct kunit *test)
 	mock_expect(test, a, 200, 300);
 	mock_expect(test, b, 300, 200);
 
-	/* To split them takes a new owner. */
-	ctx->fail_owner = 1;
+	/* To split them takes a new owner. One is in reserve, the next is not. */
+	ctx->fail_owner = true;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, 0, NULL));
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
 	KUNIT_EXPECT_EQ(test, -ENOMEM, mock_link(test, a, b, false, 0, NULL));
 	mock_expect(test, a, 200, 300);
 	KUNIT_EXPECT_TRUE(test, pgmap_peers_share(&a->peer, &b->peer));
+	ctx->fail_owner = false;
 
 	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
 	mock_munmap(test);
@@ -912,6 +937,116 @@ static void leave_fails(struct kunit *test)
 	mock_munmap(test);
 }
 
+static struct page *held_page;
+
+/* Somebody refers to a page as soon as it has moved. */
+static void mock_hold_moved(struct mock_gpu *gpu, struct folio *folio)
+{
+	if (held_page)
+		return;
+	held_page = folio_page(folio, 0);
+	get_page(held_page);
+}
+
+/* The way back is barred too: nothing is lost, and the next change mends it. */
+static void undo_fails(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	u64 id_a = pgmap_peer_owner_id(&a->peer);
+	struct pgmap_stats stats = {};
+	struct mock_view view;
+	struct page *page;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+
+	held_page = NULL;
+	a->on_rehome = mock_hold_moved;
+	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[1].region.window), 3));
+	get_page(page);
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, true, 0, NULL));
+	a->on_rehome = NULL;
+	KUNIT_ASSERT_NOT_NULL(test, held_page);
+
+	KUNIT_EXPECT_EQ(test, id_a, pgmap_peer_owner_id(&a->peer));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+	KUNIT_EXPECT_EQ(test, mock_live(a), 200);
+	/* New pages come under the old owner, in both regions. */
+	KUNIT_EXPECT_PTR_EQ(test, (void *)rcu_access_pointer(a->peer.owner),
+			    rcu_access_pointer(a->regions[0].region.window)->pagemap.owner);
+	KUNIT_EXPECT_PTR_EQ(test, (void *)rcu_access_pointer(a->peer.owner),
+			    rcu_access_pointer(a->regions[1].region.window)->pagemap.owner);
+	view = mock_look(test, a);
+	KUNIT_EXPECT_EQ(test, view.own, 199);
+	KUNIT_EXPECT_EQ(test, view.wrong, 0);
+
+	put_page(page);
+	put_page(held_page);
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	mock_expect(test, a, 200, 300);
+	mock_expect(test, b, 300, 200);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* Forced, a device that has one page stuck saves all others, and is out. */
+static void forced_leave_is_stuck(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+	struct pgmap_walk walk;
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[0].region.window), 3));
+	get_page(page);
+
+	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&a->peer, PGMAP_FORCE,
+						       MOCK_TIMEOUT, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 199);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 1);
+	KUNIT_EXPECT_NULL(test, pgmap_window_get(&a->regions[0].region));
+	KUNIT_EXPECT_NULL(test, pgmap_window_get(&a->regions[1].region));
+	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_walk_begin(&a->peer, &walk));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+	KUNIT_EXPECT_EQ(test, -EINVAL, mock_link(test, a, b, false, 0, NULL));
+	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_join(&ctx->fabric, &a->peer, HZ, NULL));
+
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* There is no large page to evacuate to. */
+static void leave_splits_large(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+
+	kunit_activate_static_stub(test, pgmap_folio_alloc, mock_folio_alloc);
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, HPAGE_PMD_NR, 0);
+	mock_expect(test, a, HPAGE_PMD_NR, 0);
+	ctx->fail_large = true;
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, 5 * HZ, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, HPAGE_PMD_NR);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, HPAGE_PMD_SIZE);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
 static void join_fails(struct kunit *test)
 {
 	struct mock_ctx *ctx = test->priv;
@@ -919,9 +1054,10 @@ static void join_fails(struct kunit *test)
 	struct pgmap_walk walk;
 
 	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
-	ctx->fail_owner = 1;
+	ctx->fail_owner = true;
 	KUNIT_EXPECT_EQ(test, -ENOMEM, pgmap_peer_join(&ctx->fabric, &b->peer,
 						       HZ, NULL));
+	ctx->fail_owner = false;
 	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_walk_begin(&b->peer, &walk));
 	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_join(&ctx->fabric, &b->peer, HZ, NULL));
 	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
@@ -1036,6 +1172,9 @@ static struct kunit_case pgmap_owner_cases[] = {
 	KUNIT_CASE(link_up_fails),
 	KUNIT_CASE(forced_link_down),
 	KUNIT_CASE(leave_fails),
+	KUNIT_CASE(undo_fails),
+	KUNIT_CASE(forced_leave_is_stuck),
+	KUNIT_CASE(leave_splits_large),
 	KUNIT_CASE(join_fails),
 	KUNIT_CASE(walk_sees_change),
 	KUNIT_CASE(walk_is_held_up),

@@ -728,11 +728,14 @@ static void partition_merge_split(struct kunit *test)
 		for (a = 0; a < PGMAP_MAX_PEERS; a++)
 			pp->old[a] = 0;
 		for (most = 0, b = 0; b < before->nr_clusters; b++) {
-			u64 hive = members(before, b), low = hive & -hive;
-			u64 high = BIT_ULL(fls64(hive) - 1);
+			u64 hive = members(before, b);
+			unsigned int low = __ffs64(hive), next;
 
-			set_link(pp, __ffs64(low), __ffs64(high), false);
-			sum = pages(pp, hive) - min(pages(pp, low), pages(pp, high));
+			do {
+				next = below(f, PGMAP_MAX_PEERS);
+			} while (next == low || !has(hive, next));
+			set_link(pp, low, next, false);
+			sum = pages(pp, hive) - min(pp->weight[low], pp->weight[next]);
 			most = max(most, sum);
 		}
 		solve(test, pp);
@@ -743,6 +746,33 @@ static void partition_merge_split(struct kunit *test)
 		cond_resched();
 	}
 	kunit_info(test, "at most %u steps", steps);
+	KUNIT_EXPECT_LT(test, steps, PGMAP_PARTITION_STEPS / 2);
+}
+
+/*
+ * Three hives merge but for three links, two of these between the first two hives.
+ * The other two hives could be one if one peer of the first did not come between.
+ */
+static void partition_come_between(struct kunit *test)
+{
+	struct fixture *f = test->priv;
+	struct pgmap_partition *pp = &f->pp;
+	unsigned int p;
+
+	pp->present = GENMASK_ULL(23, 0);
+	for (p = 0; p < 24; p++) {
+		pp->link[p] = ~0ULL;
+		pp->weight[p] = 10;
+		pp->old[p] = p / 8;
+	}
+	set_link(pp, 0, 8, false);
+	set_link(pp, 1, 9, false);
+	set_link(pp, 2, 18, false);
+	solve(test, pp);
+	KUNIT_EXPECT_TRUE(test, pp->exact);
+	KUNIT_EXPECT_EQ(test, pp->nr_clusters, 3);
+	KUNIT_EXPECT_EQ(test, pp->moved, 10);
+	kunit_info(test, "%u steps", pp->steps);
 }
 
 /* No sum overflows, and the one with most pages still wins if the others have many. */
@@ -837,6 +867,7 @@ static struct kunit_case partition_tests[] = {
 	KUNIT_CASE(partition_flap),
 	KUNIT_CASE(partition_join_leave),
 	KUNIT_CASE(partition_merge_split),
+	KUNIT_CASE(partition_come_between),
 	KUNIT_CASE(partition_huge),
 	KUNIT_CASE(partition_budget),
 	{}

@@ -1,0 +1,708 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory of a virtual GPU: chunks of slots, allocations of slots, copies.
+ *
+ * A chunk is one drm_pagemap, hence one region of the fabric: the unit in which
+ * memory gets new struct pages when the device changes cluster. An allocation
+ * lies within one chunk. It is made for one migration of up to 2 MiB, is
+ * released when the last of its pages is freed, and can be evicted.
+ *
+ * Release and destruction come from wherever the last page is freed, which may
+ * be with a page table lock held. The work of both is left to devmem_wq, whose
+ * order sees to it that a chunk goes after its allocations.
+ */
+#include <linux/dma-mapping.h>
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+
+#include <drm/drm_drv.h>
+#include <drm/drm_print.h>
+
+#include "devmem_drv.h"
+
+/* How many allocations are pushed out at most to make room for one. */
+#define DEVMEM_MAX_EVICTIONS	32
+
+/* What is tried in turn when a piece can't be migrated as a whole. */
+static const unsigned long devmem_piece_sizes[] = {
+	DEVMEM_HUGE_SIZE, SZ_64K, PAGE_SIZE,
+};
+
+/**
+ * struct devmem_alloc - an allocation of device memory
+ * @devmem: for drm_pagemap
+ * @ref: one of drm_pagemap, until &drm_pagemap_devmem_ops.devmem_release; and
+ *	one of whoever evicts it
+ * @chunk: where it lies. Holds a reference on its &devmem_chunk.dpagemap.
+ * @blocks: the memory. Protected by &devmem_chunk.lock until it is filled,
+ *	immutable afterwards.
+ * @link: in &devmem_device.allocs
+ * @free_work: frees the allocation
+ */
+struct devmem_alloc {
+	struct drm_pagemap_devmem devmem;
+	struct kref ref;
+	struct devmem_chunk *chunk;
+	struct list_head blocks;
+	struct list_head link;
+	struct work_struct free_work;
+};
+
+struct workqueue_struct *devmem_wq;
+
+static void devmem_alloc_free_work(struct work_struct *work)
+{
+	struct devmem_alloc *alloc =
+		container_of(work, struct devmem_alloc, free_work);
+	struct devmem_chunk *chunk = alloc->chunk;
+	struct devmem_device *dev = chunk->dev;
+
+	spin_lock(&dev->allocs_lock);
+	list_del(&alloc->link);
+	spin_unlock(&dev->allocs_lock);
+
+	mutex_lock(&chunk->lock);
+	gpu_buddy_free_list(&chunk->buddy, &alloc->blocks, 0);
+	mutex_unlock(&chunk->lock);
+
+	atomic64_sub(alloc->devmem.size >> PAGE_SHIFT, &dev->allocated);
+	mmdrop(alloc->devmem.mm);
+	drm_pagemap_put(&chunk->dpagemap);
+	kfree(alloc);
+}
+
+static void devmem_alloc_release(struct kref *ref)
+{
+	struct devmem_alloc *alloc = container_of(ref, struct devmem_alloc, ref);
+
+	queue_work(devmem_wq, &alloc->free_work);
+}
+
+static void devmem_alloc_put(struct devmem_alloc *alloc)
+{
+	kref_put(&alloc->ref, devmem_alloc_release);
+}
+
+static void devmem_devmem_release(struct drm_pagemap_devmem *devmem)
+{
+	devmem_alloc_put(container_of(devmem, struct devmem_alloc, devmem));
+}
+
+static int devmem_populate_slots(struct drm_pagemap_devmem *devmem,
+				 unsigned long npages, unsigned long *slots)
+{
+	struct devmem_alloc *alloc =
+		container_of(devmem, struct devmem_alloc, devmem);
+	struct gpu_buddy *buddy = &alloc->chunk->buddy;
+	struct gpu_buddy_block *block;
+	unsigned long i, n = 0;
+
+	list_for_each_entry(block, &alloc->blocks, link) {
+		unsigned long first = gpu_buddy_block_offset(block) >> PAGE_SHIFT;
+		unsigned long nr = gpu_buddy_block_size(buddy, block) >> PAGE_SHIFT;
+
+		for (i = 0; i < nr && n < npages; i++)
+			slots[n++] = first + i;
+	}
+
+	return n == npages ? 0 : -EINVAL;
+}
+
+static u64 devmem_page_offset(struct page *page)
+{
+	return (u64)pgmap_page_slot(page) << PAGE_SHIFT;
+}
+
+static struct devmem_chunk *devmem_page_chunk(struct page *page)
+{
+	struct pgmap_region *region = pgmap_page_window(page)->region;
+
+	return to_devmem_chunk(drm_pagemap_from_region(region));
+}
+
+/*
+ * Holes are cleared: all of the allocation is overwritten before any of it can
+ * be seen, so nothing of its last user is left.
+ */
+static int devmem_copy_to_devmem(struct page **pages,
+				 struct drm_pagemap_addr *addrs,
+				 unsigned long npages, struct dma_fence *fence)
+{
+	struct devmem_device *dev = NULL;
+	unsigned long i, j, nr, copied = 0, cleared = 0;
+	int idx;
+
+	for (i = 0; i < npages; i += nr) {
+		struct page *page = pages[i];
+		struct devmem_chunk *chunk;
+		u64 offset;
+
+		nr = 1;
+		if (!page)
+			continue;
+
+		chunk = devmem_page_chunk(page);
+		if (!dev) {
+			dev = chunk->dev;
+			if (!drm_dev_enter(&dev->drm, &idx))
+				return -ENODEV;
+		}
+
+		offset = devmem_page_offset(page);
+		if (!addrs[i].addr) {
+			nr = folio_nr_pages(page_folio(page));
+			chunk->ops->clear(chunk, offset, nr << PAGE_SHIFT);
+			cleared += nr;
+			continue;
+		}
+
+		nr = 1UL << addrs[i].order;
+		for (j = 0; j < nr; j++) {
+			struct page *src = devmem_dma_page(dev, addrs[i].addr +
+							   (j << PAGE_SHIFT));
+			void *buf = kmap_local_page(src);
+
+			chunk->ops->write(chunk, offset + (j << PAGE_SHIFT),
+					  buf, PAGE_SIZE);
+			kunmap_local(buf);
+		}
+		copied += nr;
+		cond_resched();
+	}
+
+	if (dev) {
+		atomic64_add(copied + cleared, &dev->counters.migrated_in);
+		atomic64_add(copied << PAGE_SHIFT, &dev->counters.bytes_copied);
+		drm_dev_exit(idx);
+	}
+
+	return 0;
+}
+
+/* One page from @chunk to system memory, or to some device of its cluster. */
+static int devmem_copy_page_out(struct devmem_chunk *chunk, u64 offset,
+				const struct drm_pagemap_addr *addr,
+				unsigned long index, void *bounce)
+{
+	dma_addr_t dst = addr->addr + (index << PAGE_SHIFT);
+	void *buf;
+
+	if (addr->proto != DRM_INTERCONNECT_SYSTEM) {
+		chunk->ops->read(chunk, offset, bounce, PAGE_SIZE);
+		return devmem_access(chunk->dev, dst | DEVMEM_PTE_DEVICE, 0,
+				     bounce, PAGE_SIZE, true);
+	}
+
+	buf = kmap_local_page(devmem_dma_page(chunk->dev, dst));
+	chunk->ops->read(chunk, offset, buf, PAGE_SIZE);
+	kunmap_local(buf);
+
+	return 0;
+}
+
+static int devmem_copy_to_ram(struct page **pages,
+			      struct drm_pagemap_addr *addrs,
+			      unsigned long npages, struct dma_fence *fence)
+{
+	struct devmem_device *dev = NULL;
+	unsigned long i, j, nr, copied = 0;
+	void *bounce = NULL;
+	int idx, err = 0;
+
+	for (i = 0; i < npages && !err; i += nr) {
+		struct page *page = pages[i];
+		struct devmem_chunk *chunk;
+
+		nr = 1;
+		if (!page || !addrs[i].addr)
+			continue;
+
+		chunk = devmem_page_chunk(page);
+		if (!dev) {
+			dev = chunk->dev;
+			if (!drm_dev_enter(&dev->drm, &idx))
+				return -ENODEV;
+		}
+		if (addrs[i].proto != DRM_INTERCONNECT_SYSTEM && !bounce) {
+			bounce = (void *)__get_free_page(GFP_KERNEL);
+			if (!bounce) {
+				err = -ENOMEM;
+				break;
+			}
+		}
+
+		nr = 1UL << addrs[i].order;
+		for (j = 0; j < nr && !err; j++)
+			err = devmem_copy_page_out(chunk,
+						   devmem_page_offset(page) +
+						   (j << PAGE_SHIFT),
+						   &addrs[i], j, bounce);
+		if (err)
+			break;
+
+		copied += nr;
+		if (addrs[i].proto == DRM_INTERCONNECT_SYSTEM)
+			atomic64_add(nr, &dev->counters.migrated_out);
+		cond_resched();
+	}
+
+	if (dev) {
+		atomic64_add(copied << PAGE_SHIFT, &dev->counters.bytes_copied);
+		drm_dev_exit(idx);
+	}
+	free_page((unsigned long)bounce);
+
+	return err;
+}
+
+static const struct drm_pagemap_devmem_ops devmem_devmem_ops = {
+	.devmem_release = devmem_devmem_release,
+	.populate_devmem_slots = devmem_populate_slots,
+	.copy_to_devmem = devmem_copy_to_devmem,
+	.copy_to_ram = devmem_copy_to_ram,
+};
+
+static struct devmem_alloc *devmem_alloc_create(struct devmem_chunk *chunk,
+						struct mm_struct *mm, u64 size)
+{
+	struct devmem_device *dev = chunk->dev;
+	/* A huge page needs slots in one piece and aligned; others do not. */
+	u64 min_size = size == DEVMEM_HUGE_SIZE ? size : PAGE_SIZE;
+	struct devmem_alloc *alloc;
+	int err;
+
+	alloc = kzalloc_obj(*alloc);
+	if (!alloc)
+		return ERR_PTR(-ENOMEM);
+
+	kref_init(&alloc->ref);
+	INIT_LIST_HEAD(&alloc->blocks);
+	INIT_WORK(&alloc->free_work, devmem_alloc_free_work);
+	alloc->chunk = chunk;
+
+	mutex_lock(&chunk->lock);
+	err = gpu_buddy_alloc_blocks(&chunk->buddy, 0, chunk->size, size,
+				     min_size, &alloc->blocks, 0);
+	mutex_unlock(&chunk->lock);
+	if (err) {
+		kfree(alloc);
+		return ERR_PTR(err);
+	}
+
+	mmgrab(mm);
+	drm_pagemap_get(&chunk->dpagemap);
+	drm_pagemap_devmem_init(&alloc->devmem, dev->drm.dev, mm,
+				&devmem_devmem_ops, &chunk->dpagemap, size,
+				NULL);
+	atomic64_add(size >> PAGE_SHIFT, &dev->allocated);
+
+	return alloc;
+}
+
+static int devmem_populate_mm(struct drm_pagemap *dpagemap, unsigned long start,
+			      unsigned long end, struct mm_struct *mm,
+			      unsigned long timeslice_ms)
+{
+	struct drm_pagemap_migrate_details details = {
+		.timeslice_ms = timeslice_ms,
+		.can_migrate_same_pagemap = 1,
+	};
+	struct devmem_chunk *chunk = to_devmem_chunk(dpagemap);
+	struct devmem_device *dev = chunk->dev;
+	struct devmem_alloc *alloc;
+	int err, idx;
+
+	if (!drm_dev_enter(&dev->drm, &idx))
+		return -ENODEV;
+
+	alloc = devmem_alloc_create(chunk, mm, end - start);
+	if (IS_ERR(alloc)) {
+		err = PTR_ERR(alloc);
+		goto out_exit;
+	}
+
+	/*
+	 * Evicting an allocation whose pages are just being made finds nothing
+	 * to move and gives up: no need to keep it off the list.
+	 */
+	spin_lock(&dev->allocs_lock);
+	list_add_tail(&alloc->link, &dev->allocs);
+	spin_unlock(&dev->allocs_lock);
+
+	/* Takes over our reference. */
+	err = drm_pagemap_migrate_to_devmem(&alloc->devmem, mm, start, end,
+					    &details);
+out_exit:
+	drm_dev_exit(idx);
+	return err;
+}
+
+static struct drm_pagemap_addr devmem_device_map(struct drm_pagemap *dpagemap,
+						 struct device *device,
+						 struct page *page,
+						 unsigned int order,
+						 enum dma_data_direction dir)
+{
+	struct devmem_chunk *chunk = to_devmem_chunk(dpagemap);
+	u64 offset = chunk->offset + devmem_page_offset(page);
+
+	return drm_pagemap_addr_encode(devmem_addr(chunk->dev, offset),
+				       DRM_INTERCONNECT_DRIVER, order, dir);
+}
+
+/* Required by drm_pagemap; an address on the interconnect holds nothing. */
+static void devmem_device_unmap(struct drm_pagemap *dpagemap,
+				struct device *device,
+				const struct drm_pagemap_addr *addr)
+{
+}
+
+static void devmem_chunk_free_work(struct work_struct *work)
+{
+	struct devmem_chunk *chunk =
+		container_of(work, struct devmem_chunk, free_work);
+
+	gpu_buddy_fini(&chunk->buddy);
+	chunk->ops->fini_chunk(chunk);
+	mutex_destroy(&chunk->lock);
+	kfree(chunk);
+}
+
+static void devmem_chunk_destroy(struct drm_pagemap *dpagemap,
+				 bool is_atomic_or_reclaim)
+{
+	queue_work(devmem_wq, &to_devmem_chunk(dpagemap)->free_work);
+}
+
+static const struct drm_pagemap_ops devmem_pagemap_ops = {
+	.device_map = devmem_device_map,
+	.device_unmap = devmem_device_unmap,
+	.populate_mm = devmem_populate_mm,
+	.destroy = devmem_chunk_destroy,
+};
+
+static struct devmem_chunk *devmem_chunk_create(struct devmem_device *dev,
+						u64 offset, u64 size)
+{
+	struct devmem_chunk *chunk;
+	int err;
+
+	chunk = kzalloc_obj(*chunk);
+	if (!chunk)
+		return ERR_PTR(-ENOMEM);
+
+	chunk->dev = dev;
+	chunk->ops = dev->ops;
+	chunk->offset = offset;
+	chunk->size = size;
+	mutex_init(&chunk->lock);
+	INIT_WORK(&chunk->free_work, devmem_chunk_free_work);
+
+	err = gpu_buddy_init(&chunk->buddy, size, PAGE_SIZE);
+	if (err)
+		goto err_free;
+	gpu_buddy_driver_set_lock(&chunk->buddy, &chunk->lock);
+
+	err = chunk->ops->init_chunk(chunk);
+	if (err)
+		goto err_buddy;
+
+	err = drm_pagemap_init(&chunk->dpagemap, &dev->drm, &devmem_pagemap_ops);
+	if (err)
+		goto err_memory;
+
+	return chunk;
+
+err_memory:
+	chunk->ops->fini_chunk(chunk);
+err_buddy:
+	gpu_buddy_fini(&chunk->buddy);
+err_free:
+	mutex_destroy(&chunk->lock);
+	kfree(chunk);
+	return ERR_PTR(err);
+}
+
+/* Get all of the memory. The device need not have joined the fabric. */
+int devmem_mem_init(struct devmem_device *dev)
+{
+	unsigned int i;
+
+	mutex_init(&dev->vms_lock);
+	INIT_LIST_HEAD(&dev->vms);
+	spin_lock_init(&dev->allocs_lock);
+	INIT_LIST_HEAD(&dev->allocs);
+
+	dev->nr_chunks = DIV64_U64_ROUND_UP(dev->mem_size, dev->chunk_size);
+	dev->chunks = kvcalloc(dev->nr_chunks, sizeof(*dev->chunks), GFP_KERNEL);
+	if (!dev->chunks)
+		return -ENOMEM;
+
+	for (i = 0; i < dev->nr_chunks; i++) {
+		u64 offset = i * dev->chunk_size;
+		struct devmem_chunk *chunk;
+
+		chunk = devmem_chunk_create(dev, offset,
+					    min(dev->chunk_size,
+						dev->mem_size - offset));
+		if (IS_ERR(chunk)) {
+			devmem_mem_fini(dev);
+			return PTR_ERR(chunk);
+		}
+		dev->chunks[i] = chunk;
+	}
+
+	return 0;
+}
+
+/* Let go of the memory. The device is not, or no longer, in the fabric. */
+void devmem_mem_fini(struct devmem_device *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_chunks; i++) {
+		if (!dev->chunks[i])
+			continue;
+		/* Here, since the region refers to the device. Can't fail. */
+		drm_pagemap_unregister(&dev->chunks[i]->dpagemap, 0, 0);
+		drm_pagemap_put(&dev->chunks[i]->dpagemap);
+	}
+	kvfree(dev->chunks);
+	dev->chunks = NULL;
+	dev->nr_chunks = 0;
+}
+
+/* Make pages for all of the memory. The device has joined the fabric. */
+int devmem_mem_register(struct devmem_device *dev)
+{
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < dev->nr_chunks; i++) {
+		err = drm_pagemap_register(&dev->chunks[i]->dpagemap, &dev->peer,
+					   dev->chunks[i]->size);
+		if (err)
+			return err;
+	}
+
+	return 0;
+}
+
+u64 devmem_mem_free(struct devmem_device *dev)
+{
+	return dev->mem_size - (atomic64_read(&dev->allocated) << PAGE_SHIFT);
+}
+
+/* Push the oldest allocation out to system memory. */
+static int devmem_mem_evict(struct devmem_device *dev)
+{
+	struct devmem_alloc *alloc = NULL, *pos;
+	int err;
+
+	spin_lock(&dev->allocs_lock);
+	list_for_each_entry(pos, &dev->allocs, link) {
+		if (kref_get_unless_zero(&pos->ref)) {
+			alloc = pos;
+			/* If it does not go, try another one next time. */
+			list_move_tail(&alloc->link, &dev->allocs);
+			break;
+		}
+	}
+	spin_unlock(&dev->allocs_lock);
+
+	if (!alloc)
+		return -ENOSPC;
+
+	err = drm_pagemap_evict_to_ram(&alloc->devmem);
+	devmem_alloc_put(alloc);
+	if (!err)
+		atomic64_inc(&dev->counters.evictions);
+
+	/* What has been released, by us or by others, shall be free. */
+	flush_workqueue(devmem_wq);
+
+	return err == -ENOMEM ? err : 0;
+}
+
+/*
+ * Migrate [start, end) as a whole, to whichever chunk has room. drm_dev_enter()
+ * keeps the chunks.
+ */
+static int devmem_mem_place(struct devmem_device *dev, struct mm_struct *mm,
+			    unsigned long start, unsigned long end)
+{
+	unsigned int evictions = 0, first, i;
+	bool flushed = false;
+	int err, idx;
+
+	if (!drm_dev_enter(&dev->drm, &idx))
+		return -ENODEV;
+
+	for (;;) {
+		first = READ_ONCE(dev->next_chunk);
+		for (i = 0; i < dev->nr_chunks; i++) {
+			unsigned int n = (first + i) % dev->nr_chunks;
+			struct devmem_chunk *chunk = dev->chunks[n];
+
+			/* A hint: the allocator decides. */
+			if (data_race(chunk->buddy.avail) < end - start)
+				continue;
+
+			err = drm_pagemap_populate_mm(&chunk->dpagemap, start,
+						      end, mm, 0);
+			if (err == -ENOSPC)
+				continue;
+			if (!err)
+				WRITE_ONCE(dev->next_chunk, n);
+			goto out_exit;
+		}
+
+		/* What was released before shall be free before we evict. */
+		if (!flushed) {
+			flush_workqueue(devmem_wq);
+			flushed = true;
+			continue;
+		}
+
+		err = -ENOSPC;
+		if (evictions++ == DEVMEM_MAX_EVICTIONS)
+			goto out_exit;
+		if (fatal_signal_pending(current)) {
+			err = -EINTR;
+			goto out_exit;
+		}
+		err = devmem_mem_evict(dev);
+		if (err)
+			goto out_exit;
+	}
+
+out_exit:
+	drm_dev_exit(idx);
+	return err;
+}
+
+/* Are all pages of [start, end) here already? */
+static bool devmem_mem_is_local(struct devmem_device *dev, struct mm_struct *mm,
+				unsigned long start, unsigned long end,
+				u32 *entries)
+{
+	unsigned long nr = (end - start) >> PAGE_SHIFT, i;
+	struct pgmap_peer *peer = &dev->peer;
+
+	if (devmem_walk_query(&peer, 1, mm, start, nr, entries))
+		return false;
+
+	for (i = 0; i < nr; i++)
+		if (DEVMEM_PAGE_KIND(entries[i]) != DEVMEM_PAGE_DEVICE ||
+		    DEVMEM_PAGE_ID(entries[i]) != dev->id)
+			return false;
+
+	return true;
+}
+
+/* The part of [addr, end) that is one mapping, and whether it can move. */
+static int devmem_mem_vma(struct mm_struct *mm, unsigned long addr,
+			  unsigned long *end, bool *movable)
+{
+	struct vm_area_struct *vma;
+	int err = 0;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	vma = vma_lookup(mm, addr);
+	if (vma) {
+		*end = min(*end, vma->vm_end);
+		*movable = vma_is_anonymous(vma);
+	} else {
+		err = -EFAULT;
+	}
+	mmap_read_unlock(mm);
+
+	return err;
+}
+
+/**
+ * devmem_mem_migrate() - move pages to a device
+ * @dev: the device
+ * @mm: the current process'
+ * @start: first address
+ * @end: end address, exclusive
+ *
+ * Best effort: pages that can't be moved stay where they are.
+ *
+ * Context: May sleep. Takes mmap_lock, and waits for topology changes.
+ * Return: 0, -ENOSPC if some page had no place on the device, -EFAULT if the
+ *	   range has a hole, -EINTR, -ENOMEM or -ENODEV.
+ */
+int devmem_mem_migrate(struct devmem_device *dev, struct mm_struct *mm,
+		       unsigned long start, unsigned long end)
+{
+	unsigned long addr = start, vma_end = start;
+	unsigned int level = 0;
+	bool movable = false;
+	u32 *entries;
+	int err = 0;
+
+	entries = kvmalloc_objs(*entries, DEVMEM_HUGE_SIZE >> PAGE_SHIFT);
+	if (!entries)
+		return -ENOMEM;
+
+	while (addr < end) {
+		unsigned long size = devmem_piece_sizes[level];
+		unsigned long stop;
+
+		if (fatal_signal_pending(current)) {
+			err = -EINTR;
+			break;
+		}
+
+		if (addr >= vma_end) {
+			vma_end = end;
+			err = devmem_mem_vma(mm, addr, &vma_end, &movable);
+			if (err)
+				break;
+		}
+		if (!movable) {
+			addr = vma_end;
+			continue;
+		}
+
+		stop = min(ALIGN_DOWN(addr, size) + size, vma_end);
+		if (!devmem_mem_is_local(dev, mm, addr, stop, entries))
+			err = devmem_mem_place(dev, mm, addr, stop);
+
+		/*
+		 * -EBUSY: one of the pages could not be isolated; -ENOENT and
+		 * -EINVAL: the mapping changed under us. Smaller pieces save
+		 * the rest, and find free memory that is fragmented.
+		 */
+		if (err == -EBUSY || err == -ENOSPC || err == -ENOENT ||
+		    err == -EINVAL) {
+			if (stop - addr > PAGE_SIZE) {
+				do {
+					level++;
+				} while (devmem_piece_sizes[level] >= stop - addr);
+				err = 0;
+				continue;
+			}
+			if (err == -ENOSPC)
+				break;
+			if (err != -EBUSY)
+				vma_end = addr;
+			err = 0;
+		} else if (err) {
+			break;
+		}
+
+		addr = stop;
+		while (level && IS_ALIGNED(addr, devmem_piece_sizes[level - 1]))
+			level--;
+		cond_resched();
+	}
+
+	kvfree(entries);
+	return err;
+}
