@@ -112,6 +112,9 @@ struct pgmap_owner {
 /* How long a change waits for the walks of a peer before it moves its pages. */
 #define PGMAP_WALKS_TIMEOUT	(HZ / 10)
 
+/* Going back is worth more patience than the caller may have for going on. */
+#define PGMAP_UNDO_TIMEOUT	HZ
+
 /*
  * What changing the topology needs. One for each peer, so that no change that
  * begins with that peer has to allocate it. Protected by &pgmap_fabric.lock.
@@ -828,7 +831,7 @@ static int pgmap_region_move(struct pgmap_region *region,
 		return 0;
 
 	dev_pagemap_reopen(&old->pagemap);
-	pgmap_region_switch(region, old, timeout, stats);
+	pgmap_region_switch(region, old, max(timeout, PGMAP_UNDO_TIMEOUT), stats);
 	return err;
 }
 
@@ -1056,7 +1059,8 @@ static void pgmap_peer_move_back(struct pgmap_peer *peer,
 	/* Nobody mapped anything under the new owner: faults were held. */
 	list_for_each_entry(region, &peer->regions, entry)
 		pgmap_region_move_back(region, peer->scratch->from,
-				       change->timeout, change->stats);
+				       max(change->timeout, PGMAP_UNDO_TIMEOUT),
+				       change->stats);
 }
 
 /*
@@ -1657,8 +1661,8 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 		might_lock_read(&current->mm->mmap_lock);
 
 	for (;;) {
-		/* Acquires: (C). */
 		if (wait_event_killable(fabric->wait,
+					/* (C) */
 					!smp_load_acquire(&peer->moving)))
 			return -EINTR;
 
