@@ -283,16 +283,17 @@ def base_test(on, where, kind, name):
     if kind == "hmm":
         prog = vm.user_program(on, "mm", "hmm-tests", src=tree.series_tree())
         result = vm.boot(on, boot, f"modprobe test_hmm || exit 2\ncd /test\n"
-                         f"./hmm-tests -v hmm_device_private -t {name}", {"/test/hmm-tests": prog}, timeout=90)
+                         f"./hmm-tests -v hmm_device_private -t {name}", {"/test/hmm-tests": prog},
+                         timeout=300, append="transparent_hugepage=madvise")
         lines, started = result.lines, rf"RUN .*\.{name} "
     else:
-        result = vm.boot(on, boot, "modprobe device_private_kunit", timeout=90,
+        result = vm.boot(on, boot, "modprobe device_private_kunit", timeout=300,
                          append=f"kunit.filter_glob={name}")
         text = result.console.read_text(errors="replace")
         lines = [re.sub(r"^\[[ \d.]*\] *", "", line) for line in text.splitlines()]
         started, name = r"# Subtest: device_private", name.split(".")[-1]
     if not any(re.search(started, line) for line in lines):
-        raise Failure(f"{where}: {name} did not run, see {result.console}")
+        raise Failure(f"{where}: {name} did not run ({result.why}), see {result.console}")
     found = [m[1] for m in (re.match(rf"(ok|not ok) \d+ (?:\S*\.)?{name}\b(?!.*SKIP)", l) for l in lines) if m]
     if result.ok and not found:
         raise Failure(f"{where}: {name} was skipped, see {result.console}")
