@@ -144,7 +144,7 @@ def kunit(name, configs, arch):
     out.unlink(missing_ok=True)
     env, args = dict(os.environ, PYTHONDONTWRITEBYTECODE="1"), []
     if arch != "um":
-        args = ["--qemu_args=-smp 2 -cpu max"]
+        args = ["--qemu_args=-smp 2 -m 2G -cpu max"]
         if vm.accelerator(kernel(vm.plain_kernel)) != "kvm":
             # kunit.py asks QEMU for KVM first, which may be there and hang the guest.
             wrap = CACHE / "bin/qemu-system-x86_64"
@@ -283,7 +283,7 @@ def base_test(on, where, kind, name):
     if kind == "hmm":
         prog = vm.user_program(on, "mm", "hmm-tests", src=tree.series_tree())
         result = vm.boot(on, boot, f"modprobe test_hmm || exit 2\ncd /test\n"
-                         f"./hmm-tests -v hmm_device_private -t {name}", {"/test/hmm-tests": prog},
+                         f"./hmm-tests -r hmm.hmm_device_private.{name}", {"/test/hmm-tests": prog},
                          timeout=300, append="transparent_hugepage=madvise")
         lines, started = result.lines, rf"RUN .*\.{name} "
     else:

@@ -8,6 +8,7 @@ patch adds (its content is the file at that path of this repository), then a git
 diff of the files that the kernel already has. patches/series gives the order.
 """
 import argparse
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -323,11 +324,16 @@ def checkpatch(base):
             return []
         # The poster signs off; MAINTAINERS is updated by a patch of its own; a base from a
         # package has no history to look commits up in.
-        res = subprocess.run(["perl", str(base / "scripts/checkpatch.pl"), f"--root={base}", "--strict",
-                              "--terse", "--no-summary", "--show-types", "--ignore",
-                              "MISSING_SIGN_OFF,FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID", *map(str, files)],
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=base)
-        return [line.replace(tmp + "/", "") for line in res.stdout.splitlines() if line.strip()]
+        cmd = ["perl", base / "scripts/checkpatch.pl", f"--root={base}", "--strict", "--terse",
+               "--no-summary", "--show-types", "--ignore",
+               "MISSING_SIGN_OFF,FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID"]
+
+        def one(file):
+            return subprocess.run([*cmd, file], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True, cwd=base, check=False).stdout
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [line.replace(tmp + "/", "") for out in pool.map(one, files)
+                    for line in out.splitlines() if line.strip()]
 
 
 def cli():
