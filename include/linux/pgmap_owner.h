@@ -219,7 +219,7 @@ u64 pgmap_peer_owner_id(struct pgmap_peer *peer);
 struct pgmap_window {
 	/** @pagemap: &page_pgmap() of the window's pages. */
 	struct dev_pagemap pagemap;
-	/** @region: Whose slots these are. Immutable. */
+	/** @region: Whose slots these are. Does not change as long as there are pages. */
 	struct pgmap_region *region;
 
 	/* private: */

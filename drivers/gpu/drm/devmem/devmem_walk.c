@@ -92,6 +92,10 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 
 		err = pgmap_range_fault(peer, &pgmap_walk, &range,
 					DEVMEM_FAULT_TIMEOUT);
+		/* Others keep it moving. A fatal signal ends it at last. */
+		retry = err == -EBUSY;
+		if (retry)
+			continue;
 		if (err)
 			return err;
 

@@ -1333,7 +1333,8 @@ TEST_F(cluster, load_leave_and_join)
 		if (!load_progress(&load))
 			break;
 		dev_del(_metadata, w, d, 0, &stats);
-		EXPECT_EQ(stats.pages_evacuated * DM_PAGE, stats.bytes_copied);
+		/* More, if a page is copied and then in use, so that it stays. */
+		EXPECT_LE(stats.pages_evacuated * DM_PAGE, stats.bytes_copied);
 		EXPECT_EQ(0, stats.pages_rehomed);
 		EXPECT_EQ(0, stats.peers_moved);
 		load_publish(&load, w, d, false);
