@@ -15,7 +15,7 @@ import time
 import series
 import tree
 import vm
-from common import CACHE, LOGS, REPO, Failure, lock, main, replace_file, run, say, watch
+from common import CACHE, LOGS, REPO, Failure, lock, main, remove_tree, replace_file, run, say, watch
 
 CHECKS = []
 COUNT = {True: 0, False: 0}
@@ -382,6 +382,7 @@ def modules_check():
     on, src = tree.series_tree(), tree.base()
     log = LOGS / "modules.log"
     out = on.parent / "gpu"
+    remove_tree(out)  # what is not compiled does not warn
     vm.configure(on, out, ["plain", "devmem", "gpu"])
     watch("building all modules", vm.make(on, out, "bzImage", "modules"), log)
     for name in ("xe/xe", "nouveau/nouveau", "amd/amdgpu/amdgpu"):
@@ -398,6 +399,7 @@ def modules_check():
             parts = sorted({f"{m}.o" for line in found["series"]
                             for m in re.findall(r"^(?:Warning: )?(drivers/[\w./-]+)\.[co]\b", line)}) or parts
         out, log = tree_.parent / "w1", LOGS / f"w1-{where}.log"
+        remove_tree(out)
         vm.configure(tree_, out, ["plain", *extra, "gpu"])
         watch(f"preparing W=1, {where}", vm.make(tree_, out, "prepare"), LOGS / "w1-prepare.log")
         watch(f"building xe with W=1, {where}", vm.make(tree_, out, "W=1", *parts), log)
