@@ -7,6 +7,7 @@ them (never through a link), so that it costs seconds and little space, and make
 sees only what really changed.
 """
 import filecmp
+import functools
 import hashlib
 import os
 import pathlib
@@ -119,6 +120,7 @@ def files(tree):
                     yield name
 
 
+@functools.lru_cache(None)
 def base(fetch=True):
     """The base: LINUX=path if it is given, else the package, which is fetched once."""
     linux = os.environ.get("LINUX")
@@ -187,6 +189,7 @@ def make(src, name, over):
     return tree
 
 
+@functools.lru_cache(None)
 def series_tree():
     src = base()
     return make(src, "series", series.overlay(src))

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Small kernels: configure and build them, boot them in QEMU, run a script in them."""
+import functools
 import hashlib
 import os
 import pathlib
@@ -102,6 +103,7 @@ class Kernel:
                 if f.is_file() and (f.suffix == ".ko" or f.name == "modules.dep")}
 
 
+@functools.lru_cache(None)
 def user_program(kernel, path, name, src=None):
     """Build one selftest program, static, with the headers of a kernel; src: another source tree."""
     src = src or kernel.src
