@@ -39,11 +39,16 @@
 /* Load: threads, each with a stripe of the memory. */
 #define LOAD_THREADS	4
 #define LOAD_STRIPE	DM_MIB
+#define LOAD_BLOCK	(16 * 1024UL)
+/* Blocks at the start of a stripe that are used more often. */
+#define LOAD_HOT	4
 #define LOAD_ROUNDS	3
 /* Steps of the load before the next change of the topology. */
-#define LOAD_STEPS	60
+#define LOAD_STEPS	200
 /* Seconds until the lack of progress is a failure. */
 #define LOAD_TIMEOUT	20
+/* Seconds for all of a test. */
+#define LOAD_TEST	120
 
 #define RANDOM_ROUNDS	6
 
@@ -1144,38 +1149,39 @@ static bool load_check_cpu(struct load_thread *t, size_t b)
 	return !wrong;
 }
 
+static size_t load_block(struct load_thread *t)
+{
+	size_t per = LOAD_STRIPE / LOAD_BLOCK;
+
+	if (rnd(&t->random) % 4)
+		per = LOAD_HOT;
+	return t->index * (LOAD_STRIPE / LOAD_BLOCK) + rnd(&t->random) % per;
+}
+
 /* One thing at random with one block of the thread's stripe. */
 static bool load_step(struct load_thread *t)
 {
 	struct dm_area *area = &t->load->area;
-	size_t per = LOAD_STRIPE / BLOCK, first = t->index * per;
-	size_t b = first + rnd(&t->random) % per;
-	size_t other = first + rnd(&t->random) % per;
+	size_t b = load_block(t), other = load_block(t);
 	__u64 fresh = dm_fresh(b, t->index, ++t->generation);
 	int ret = 0;
 
-	switch (rnd(&t->random) % 16) {
-	case 0:
-	case 1:
+	switch (rnd(&t->random) % 32) {
+	case 0 ... 1:
 		dm_block_write(area, b, fresh);
 		break;
 	case 2:
 		return load_check_cpu(t, b);
-	case 3:
-	case 4:
-	case 5:
+	case 3 ... 9:
 		ret = load_fill(t, b, fresh);
 		break;
-	case 6:
-	case 7:
+	case 10 ... 15:
 		ret = load_add(t, b, fresh);
 		break;
-	case 8:
-	case 9:
-	case 10:
+	case 16 ... 23:
 		ret = load_sum(t, b);
 		break;
-	case 11:
+	case 24 ... 25:
 		if (other == b)
 			break;
 		ret = load_copy(t, other, b);
@@ -1185,17 +1191,16 @@ static bool load_step(struct load_thread *t)
 		if (ret == 1)
 			dm_block_write(area, other, ~fresh);
 		break;
-	case 12:
-	case 13:
+	case 26 ... 29:
 		ret = load_migrate(t, dm_block(area, b), area->block,
 				   DEVMEM_MIGRATE_TO_DEVICE);
 		break;
-	case 14:
+	case 30:
 		/* A whole huge page: others' stripes, too. */
 		ret = load_migrate(t, area->mem + b * area->block / DM_HUGE * DM_HUGE,
 				   DM_HUGE, DEVMEM_MIGRATE_TO_DEVICE);
 		break;
-	case 15:
+	case 31:
 		ret = load_migrate(t, dm_block(area, b), area->block,
 				   DEVMEM_MIGRATE_TO_SYSTEM);
 		break;
@@ -1209,7 +1214,7 @@ static bool load_step(struct load_thread *t)
 static void *load_main(void *arg)
 {
 	struct load_thread *t = arg;
-	size_t per = LOAD_STRIPE / BLOCK, b;
+	size_t per = LOAD_STRIPE / LOAD_BLOCK, b;
 	unsigned int d;
 
 	while (!__atomic_load_n(&t->load->stop, __ATOMIC_ACQUIRE) && load_step(t)) {
@@ -1243,10 +1248,11 @@ static void load_start(struct __test_metadata *_metadata, struct load *load,
 	memset(load, 0, sizeof(*load));
 	load->allowed = allowed;
 	ASSERT_EQ(0, sem_init(&load->steps, 0, 0));
-	area_init(_metadata, &load->area, LOAD_THREADS * LOAD_STRIPE, BLOCK, true);
+	area_init(_metadata, &load->area, LOAD_THREADS * LOAD_STRIPE, LOAD_BLOCK,
+		  true);
 	area_write(w, &load->area, 0, load->area.nr);
 	/* One huge page of it to every other device. */
-	per = DM_HUGE / BLOCK;
+	per = DM_HUGE / LOAD_BLOCK;
 	for (b = 0; b < load->area.nr; b += per)
 		area_put(_metadata, &load->area, b, per,
 			 &w->dev[b / per * 2 % w->nr]);
@@ -1319,7 +1325,7 @@ static void load_end(struct __test_metadata *_metadata, struct load *load,
 }
 
 /* Devices leave and others join while threads use them. */
-TEST_F(cluster, load_leave_and_join)
+TEST_F_TIMEOUT(cluster, load_leave_and_join, LOAD_TEST)
 {
 	struct devmem_op_stats stats;
 	struct world *w = &self->w;
@@ -1352,7 +1358,7 @@ TEST_F(cluster, load_leave_and_join)
 }
 
 /* The same, but they do not ask. */
-TEST_F(cluster, load_forced_leave)
+TEST_F_TIMEOUT(cluster, load_forced_leave, LOAD_TEST)
 {
 	struct world *w = &self->w;
 	struct load load;
@@ -1534,6 +1540,55 @@ TEST_F(links, split_and_merge)
 	dm_area_fini(&area);
 }
 
+/*
+ * What a device has mapped is of no use to it any more when it has been cut off:
+ * neither if its own pages got another window, nor if the other one's did.
+ */
+TEST_F(links, nothing_stays_mapped)
+{
+	size_t per_share = SHARE_SMALL / BLOCK;
+	struct world *w = &self->w;
+	unsigned int half = w->nr / 2, set, heavy, i, j;
+	struct devmem_stats stats;
+	struct dm_area area;
+
+	set = (1U << half) - 1;
+	area_init(_metadata, &area, w->nr * SHARE_SMALL, BLOCK, false);
+	area_write(w, &area, 0, area.nr);
+	for (heavy = 0; heavy < 2; heavy++) {
+		link_all(_metadata, w);
+		/* The first of the heavy half holds more than the others. */
+		dm_migrate(w->dev[0].fd, area.mem, area.len,
+			   DEVMEM_MIGRATE_TO_SYSTEM);
+		for (i = 0; i < w->nr; i++)
+			area_put(_metadata, &area, i * per_share,
+				 i == heavy * half ? per_share : per_share / 2,
+				 &w->dev[i]);
+		for (i = 0; i < w->nr; i++) {
+			ASSERT_TRUE(area_seen(&area, 0, area.nr, w->dev[i].fd));
+			for (j = 0; j < w->nr; j++)
+				ASSERT_EQ(0, area_fill(w, &area, j * per_share + 1,
+						       w->dev[i].fd));
+		}
+
+		ASSERT_EQ(0, set_links(w, set, all_of(w) & ~set, false, 0, NULL));
+		/* First those that are across the gap, one block each. */
+		for (i = 0; i < w->nr; i++) {
+			j = (i + half) % w->nr;
+			EXPECT_EQ(0, area_fill(w, &area, j * per_share,
+					       w->dev[i].fd));
+			EXPECT_TRUE(area_seen(&area, j * per_share, 2,
+					      w->dev[i].fd));
+			ASSERT_EQ(0, dm_stats(w->dev[i].fd, &stats));
+			EXPECT_EQ(0, stats.violations);
+		}
+		for (i = 0; i < w->nr; i++)
+			EXPECT_TRUE(area_seen(&area, 0, area.nr, w->dev[i].fd));
+		EXPECT_EQ(0, dm_area_wrong(&area, 0, area.nr));
+	}
+	dm_area_fini(&area);
+}
+
 /* Is every device of i's cluster linked to every one of j's, another one? */
 static bool could_merge(struct world *w, struct devmem_topology_entry *topo,
 			const struct devmem_link *links, unsigned int nr,
@@ -1622,7 +1677,7 @@ TEST_F(links, several_at_once)
 }
 
 /* A cluster splits and merges again while threads use all devices. */
-TEST_F(links, load_split_and_merge)
+TEST_F_TIMEOUT(links, load_split_and_merge, LOAD_TEST)
 {
 	struct devmem_op_stats stats;
 	struct world *w = &self->w;
@@ -1673,13 +1728,13 @@ static void load_random_links(struct __test_metadata *_metadata, struct world *w
 }
 
 /* Many links at once while threads use all devices. */
-TEST_F(links, load_several_at_once)
+TEST_F_TIMEOUT(links, load_several_at_once, LOAD_TEST)
 {
 	load_random_links(_metadata, &self->w, 0, 0);
 }
 
 /* Links that are dead before anybody is told. */
-TEST_F(links, load_forced)
+TEST_F_TIMEOUT(links, load_forced, LOAD_TEST)
 {
 	load_random_links(_metadata, &self->w, LOAD_LINKS_DIE, DEVMEM_FORCE);
 }
