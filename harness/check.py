@@ -217,7 +217,7 @@ def hmm_tests(on, program, name):
     end up in pieces; that it then asks for more and gets a warning is so on stock too."""
     result = vm.boot(on, name, HMM_SCRIPT, {"/test/hmm-tests": program}, memory="8G", timeout=900,
                      append="memmap=2G$0x180000000 transparent_hugepage=madvise",
-                     splats=r"WARNING: mm/memremap.c:\d+ at memremap_pages")
+                     splats=r"WARNING: \S*mm/memremap.c:\d+ at memremap_pages")
     if result.why:
         raise Failure(f"{name}: {result.why}, see {result.console}")
     return tap(result.lines)
