@@ -13,12 +13,14 @@
 #include <linux/hmm.h>
 #include <linux/ioport.h>
 #include <linux/jiffies.h>
+#include <linux/kref.h>
 #include <linux/ktime.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgmap_owner.h>
+#include <linux/percpu-refcount.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -194,34 +196,18 @@ static struct pgmap_owner *pgmap_peer_owner(struct pgmap_peer *peer)
 
 /* --- windows --- */
 
-static void pgmap_window_release(struct kref *ref)
-{
-	struct pgmap_window *window = container_of(ref, struct pgmap_window, ref);
-
-	/* pgmap_window_get() may be about to look at the count. */
-	kfree_rcu(window, rcu);
-}
-
-/**
- * pgmap_window_put() - drop a reference from pgmap_window_get()
- * @window: the window, or NULL
- *
- * Context: Any.
- */
-void pgmap_window_put(struct pgmap_window *window)
-{
-	if (window)
-		kref_put(&window->ref, pgmap_window_release);
-}
-EXPORT_SYMBOL_GPL(pgmap_window_put);
-
 /**
  * pgmap_window_get() - where new pages of a region come from
  * @region: the region
  *
- * The reference keeps the structure, not the registration. A page of the window
- * may be initialised with zone_device_page_init() as long as that agrees: it
- * returns -ENODEV once the window has been closed, and the caller starts over.
+ * Until pgmap_window_put() the window stays registered for @region, under the
+ * owner that it has. It may be closed at any time: zone_device_page_init() returns
+ * -ENODEV from then on, and the caller gives up or starts over.
+ *
+ * A window that is in use can not be emptied, so a topology change waits for the
+ * reference as it waits for pages. It belongs to one migration, and must not be
+ * held over a call of pgmap_walk_begin() or of something that takes
+ * &pgmap_fabric.lock.
  *
  * Context: Any.
  * Return: The current window, or NULL if the region has no device memory to
@@ -231,15 +217,36 @@ struct pgmap_window *pgmap_window_get(struct pgmap_region *region)
 {
 	struct pgmap_window *window;
 
-	rcu_read_lock();
-	window = rcu_dereference(region->window);
-	if (window && !kref_get_unless_zero(&window->ref))
-		window = NULL;
-	rcu_read_unlock();
+	guard(rcu)();
+	while ((window = rcu_dereference(region->window))) {
+		/* If it was closed, another one had taken its place before. */
+		if (!percpu_ref_tryget_live_rcu(&window->pagemap.ref))
+			continue;
+		/*
+		 * Emptied and given to another region since we looked? The
+		 * grace period in pgmap_window_renew() comes between the new
+		 * region and the reference, so whoever gets that sees this.
+		 */
+		if (window->region == region)
+			break;
+		put_dev_pagemap(&window->pagemap);
+	}
 
 	return window;
 }
 EXPORT_SYMBOL_GPL(pgmap_window_get);
+
+/**
+ * pgmap_window_put() - drop a reference from pgmap_window_get()
+ * @window: the window
+ *
+ * Context: Any.
+ */
+void pgmap_window_put(struct pgmap_window *window)
+{
+	put_dev_pagemap(&window->pagemap);
+}
+EXPORT_SYMBOL_GPL(pgmap_window_put);
 
 static struct pgmap_window *pgmap_region_window(struct pgmap_region *region)
 {
@@ -273,7 +280,6 @@ pgmap_window_register(struct pgmap_region *region, struct pgmap_owner *owner)
 		return ERR_CAST(res);
 	}
 
-	kref_init(&window->ref);
 	INIT_LIST_HEAD(&window->entry);
 	window->region = region;
 	window->res = res;
@@ -303,12 +309,15 @@ EXPORT_SYMBOL_IF_KUNIT(pgmap_window_register);
 static void pgmap_window_unregister(struct pgmap_window *window)
 {
 	list_del(&window->entry);
-	/* Contains the grace period for those that still look at its memmap. */
+	/*
+	 * Contains the grace period for those that still look at its memmap, or
+	 * are in pgmap_window_get().
+	 */
 	memunmap_pages(&window->pagemap);
 	release_mem_region(window->res->start, resource_size(window->res));
 	/* No pagemap and no page refers to the owner any more. */
 	pgmap_owner_put(window->owner);
-	pgmap_window_put(window);
+	kfree(window);
 }
 
 static bool pgmap_window_closed(struct pgmap_window *window)
@@ -325,7 +334,7 @@ static void pgmap_window_renew(struct pgmap_window *window,
 			       struct pgmap_region *region,
 			       struct pgmap_owner *owner)
 {
-	/* Nobody looks at these for a window without a page. */
+	/* Nobody looks at these for a window that is not in use. */
 	window->region = region;
 	window->pagemap.ops = region->pgmap_ops;
 	if (window->owner == owner && !pgmap_window_closed(window))
@@ -381,6 +390,23 @@ struct pgmap_drain {
 	int err;
 };
 
+/*
+ * The folio that begins at entry @i of the batch and is to be moved, or NULL. There
+ * is no destination for it, or for this entry, yet.
+ */
+static struct folio *pgmap_batch_src(struct pgmap_scratch *scratch, unsigned long i)
+{
+	struct page *src = migrate_pfn_to_page(scratch->src[i]);
+
+	if (!src || !(scratch->src[i] & MIGRATE_PFN_MIGRATE)) {
+		scratch->dst[i] = 0;
+		return NULL;
+	}
+	memset(&scratch->dst[i], 0,
+	       folio_nr_pages(page_folio(src)) * sizeof(scratch->dst[0]));
+	return page_folio(src);
+}
+
 /* Prepare destinations in the new window for the sources in the batch. */
 static void pgmap_rehome_prepare(struct pgmap_drain *drain, unsigned long slot,
 				 unsigned long nr)
@@ -390,18 +416,13 @@ static void pgmap_rehome_prepare(struct pgmap_drain *drain, unsigned long slot,
 	unsigned long i, step;
 
 	for (i = 0; i < nr; i += step) {
-		struct page *src = migrate_pfn_to_page(scratch->src[i]);
+		struct folio *src = pgmap_batch_src(scratch, i);
+		unsigned int order = src ? folio_order(src) : 0;
 		struct page *dst;
-		unsigned int order;
 
-		step = 1;
-		scratch->dst[i] = 0;
-		if (!src || !(scratch->src[i] & MIGRATE_PFN_MIGRATE))
-			continue;
-
-		order = folio_order(page_folio(src));
 		step = 1UL << order;
-		memset(&scratch->dst[i], 0, step * sizeof(scratch->dst[0]));
+		if (!src)
+			continue;
 
 		/*
 		 * migrate_device_range() only gives pages that were mapped. So
@@ -433,6 +454,28 @@ VISIBLE_IF_KUNIT struct folio *pgmap_folio_alloc(unsigned int order)
 }
 EXPORT_SYMBOL_IF_KUNIT(pgmap_folio_alloc);
 
+static bool pgmap_dst_alloc(struct pgmap_scratch *scratch, unsigned long i,
+			    unsigned int order)
+{
+	struct folio *dst = pgmap_folio_alloc(order);
+
+	if (!dst)
+		return false;
+	folio_lock(dst);
+	scratch->dst[i] = migrate_pfn(folio_pfn(dst)) |
+			  (order ? MIGRATE_PFN_COMPOUND : 0);
+	return true;
+}
+
+static void pgmap_dst_free(struct pgmap_scratch *scratch, unsigned long i)
+{
+	struct folio *dst = page_folio(migrate_pfn_to_page(scratch->dst[i]));
+
+	folio_unlock(dst);
+	folio_put(dst);
+	scratch->dst[i] = 0;
+}
+
 /*
  * Allocate system pages for the sources in the batch: large if there are, else
  * small ones, for which migrate_device_pages() splits the source.
@@ -443,45 +486,22 @@ static void pgmap_evacuate_prepare(struct pgmap_drain *drain, unsigned long nr)
 	unsigned long i, j, step;
 
 	for (i = 0; i < nr; i += step) {
-		struct page *src = migrate_pfn_to_page(scratch->src[i]);
-		struct folio *dst = NULL;
-		unsigned int order;
+		struct folio *src = pgmap_batch_src(scratch, i);
+		unsigned int order = src ? folio_order(src) : 0;
 
-		step = 1;
-		scratch->dst[i] = 0;
-		if (!src || !(scratch->src[i] & MIGRATE_PFN_MIGRATE))
-			continue;
-
-		order = folio_order(page_folio(src));
 		step = 1UL << order;
-		memset(&scratch->dst[i], 0, step * sizeof(scratch->dst[0]));
-
-		if (order)
-			dst = pgmap_folio_alloc(order);
-		if (dst) {
-			folio_lock(dst);
-			scratch->dst[i] = migrate_pfn(folio_pfn(dst)) |
-					  MIGRATE_PFN_COMPOUND;
+		if (!src || (order && pgmap_dst_alloc(scratch, i, order)))
 			continue;
-		}
 
-		for (j = 0; j < step; j++) {
-			dst = pgmap_folio_alloc(0);
-			if (!dst)
+		for (j = 0; j < step; j++)
+			if (!pgmap_dst_alloc(scratch, i + j, 0))
 				break;
-			folio_lock(dst);
-			scratch->dst[i + j] = migrate_pfn(folio_pfn(dst));
-		}
 		if (j == step)
 			continue;
 
 		drain->err = -ENOMEM;
-		while (j--) {
-			dst = page_folio(migrate_pfn_to_page(scratch->dst[i + j]));
-			folio_unlock(dst);
-			folio_put(dst);
-			scratch->dst[i + j] = 0;
-		}
+		while (j--)
+			pgmap_dst_free(scratch, i + j);
 	}
 }
 
@@ -509,15 +529,9 @@ static void pgmap_evacuate_copy(struct pgmap_drain *drain, unsigned long nr)
 	}
 
 	drain->err = err;
-	for (i = 0; i < nr; i++) {
-		struct page *dst = migrate_pfn_to_page(scratch->dst[i]);
-
-		if (!dst)
-			continue;
-		folio_unlock(page_folio(dst));
-		folio_put(page_folio(dst));
-		scratch->dst[i] = 0;
-	}
+	for (i = 0; i < nr; i++)
+		if (migrate_pfn_to_page(scratch->dst[i]))
+			pgmap_dst_free(scratch, i);
 }
 
 static void pgmap_drain_batch(struct pgmap_drain *drain, unsigned long slot,
@@ -698,11 +712,11 @@ static void pgmap_region_unregister_windows(struct pgmap_region *region)
 }
 
 /*
- * Give the memory of a region up. On error the pages that are left stay in closed
- * windows, and there is no way back.
+ * Take the memory of a region back. If that fails the region works as before, or
+ * when forced the pages that are left stay in closed windows for good.
  */
-static int pgmap_region_lose(struct pgmap_region *region, unsigned long timeout,
-			     struct pgmap_stats *stats)
+static int pgmap_region_take_back(struct pgmap_region *region, unsigned int flags,
+				  unsigned long timeout, struct pgmap_stats *stats)
 {
 	int err;
 
@@ -710,7 +724,10 @@ static int pgmap_region_lose(struct pgmap_region *region, unsigned long timeout,
 	err = pgmap_region_evacuate(region, timeout, stats);
 	if (!err)
 		pgmap_region_unregister_windows(region);
-	region->closed = NULL;
+	else if (flags & PGMAP_FORCE)
+		region->closed = NULL;
+	else
+		pgmap_region_reopen(region);
 	return err;
 }
 
@@ -855,7 +872,8 @@ static void pgmap_region_move_back(struct pgmap_region *region,
 		/* Missing, as it could not be drained for a region before. */
 		new = pgmap_window_register(region, owner);
 		if (IS_ERR(new)) {
-			pgmap_region_lose(region, timeout, stats);
+			pgmap_region_take_back(region, PGMAP_FORCE, timeout,
+					       stats);
 			return;
 		}
 		list_add(&new->entry, &region->peer->scratch->spares);
@@ -1040,8 +1058,9 @@ static int pgmap_peer_move(struct pgmap_peer *peer, struct pgmap_change *change)
 		err = pgmap_region_move(region, peer->scratch->to,
 					change->timeout, change->stats);
 		if (err && change->flags & PGMAP_FORCE)
-			err = pgmap_region_lose(region, change->timeout,
-						change->stats);
+			err = pgmap_region_take_back(region, PGMAP_FORCE,
+						     change->timeout,
+						     change->stats);
 		if (!err)
 			continue;
 		ret = err;
@@ -1590,16 +1609,9 @@ int pgmap_region_unregister(struct pgmap_region *region, unsigned int flags,
 
 	fabric = region->peer->fabric;
 	pgmap_fabric_lock(fabric);
-	if (!list_empty(&region->windows)) {
-		pgmap_region_close(region);
-		err = pgmap_region_evacuate(region, timeout, stats ?: &unused);
-		if (!err)
-			pgmap_region_unregister_windows(region);
-		else if (flags & PGMAP_FORCE)
-			region->closed = NULL;
-		else
-			pgmap_region_reopen(region);
-	}
+	if (!list_empty(&region->windows))
+		err = pgmap_region_take_back(region, flags, timeout,
+					     stats ?: &unused);
 	if (!err)
 		list_del_init(&region->entry);
 	mutex_unlock(&fabric->lock);

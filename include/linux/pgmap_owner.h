@@ -11,7 +11,6 @@
 #include <linux/atomic.h>
 #include <linux/bits.h>
 #include <linux/hmm.h>
-#include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/memremap.h>
 #include <linux/mmu_notifier.h>
@@ -219,12 +218,10 @@ u64 pgmap_peer_owner_id(struct pgmap_peer *peer);
 struct pgmap_window {
 	/** @pagemap: &page_pgmap() of the window's pages. */
 	struct dev_pagemap pagemap;
-	/** @region: Whose slots these are. Does not change as long as there are pages. */
+	/** @region: Whose slots these are. Does not change while in use. */
 	struct pgmap_region *region;
 
 	/* private: */
-	struct kref ref;
-	struct rcu_head rcu;
 	struct pgmap_owner *owner;
 	struct resource *res;
 	struct list_head entry;

@@ -646,10 +646,14 @@ static void window_life_cycle(struct kunit *test)
 		put_page(page);
 		unlock_page(page + 1);
 		put_page(page + 1);
+
+		/* The memmap stays as long as somebody has the window. */
+		KUNIT_EXPECT_EQ(test, -EBUSY,
+				pgmap_region_unregister(&mr->region, 0, HZ / 10, NULL));
+		pgmap_window_put(window);
 		KUNIT_EXPECT_EQ(test, 0,
 				pgmap_region_unregister(&mr->region, 0, HZ, NULL));
 		KUNIT_EXPECT_NULL(test, pgmap_window_get(&mr->region));
-		pgmap_window_put(window);
 	}
 }
 
@@ -812,7 +816,7 @@ static void mock_unchanged(struct kunit *test, struct mock_gpu *a,
 	KUNIT_EXPECT_EQ(test, mock_live(a), 200);
 	/* And new pages can be had. */
 	window = pgmap_window_get(&a->regions[0].region);
-	KUNIT_EXPECT_NOT_NULL(test, window);
+	KUNIT_ASSERT_NOT_NULL(test, window);
 	pgmap_window_put(window);
 }
 

@@ -239,7 +239,7 @@ out_unlock:
 /**
  * devmem_engine_exec() - run a command
  * @vm: the address space
- * @exec: the command, which has been checked; result and done are filled in
+ * @exec: the command, which has been checked; result and done begin at 0
  *
  * Context: May sleep; takes &devmem_vm.lock.
  * Return: 0 or one of the errors of DRM_IOCTL_DEVMEM_EXEC.
@@ -249,9 +249,6 @@ int devmem_engine_exec(struct devmem_vm *vm, struct devmem_exec *exec)
 	unsigned long fault, deadline;
 	bool fault_write;
 	int err = 0;
-
-	exec->result = 0;
-	exec->done = 0;
 
 	if (mutex_lock_killable(&vm->lock))
 		return -EINTR;
