@@ -25,7 +25,7 @@ shell: setup	## boot the kernel and get a prompt with virtual GPUs
 	@$(PY)/vm.py shell
 base-tests: setup	## each test of a base fix fails on stock and passes on the series
 	@$(PY)/check.py base-tests
-off-check: setup	## switched off, the series leaves the objects of the kernel alone
+off-check: setup	## switched off, the series leaves alone the objects whose source no fix changes
 	@$(PY)/check.py off-check
 modules-check: setup	## xe, nouveau and amdgpu as modules build without new warnings
 	@$(PY)/check.py modules-check

@@ -107,14 +107,19 @@ def watch(what, cmd, log, check=True, **kw):
     return child.returncode
 
 
-def replace_file(path, data, mode=0o644):
-    """Write a file so that nobody sees half of it, and never through a hard link."""
+def stage_file(path, data, mode=0o644):
+    """Write a file beside the one that it is to replace."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f".{path.name}.new")
     with open(tmp, "wb") as out:
         out.write(data)
     tmp.chmod(mode)
-    tmp.rename(path)
+    return tmp
+
+
+def replace_file(path, data, mode=0o644):
+    """Write a file so that nobody sees half of it, and never through a hard link."""
+    stage_file(path, data, mode).rename(path)
 
 
 def remove_tree(path):

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 
-from common import CACHE, REPO, Failure, main, replace_file, run, say
+from common import CACHE, REPO, Failure, main, replace_file, run, say, stage_file
 
 PATCHES = REPO / "patches"
 VERSION = (7, 3)
@@ -221,9 +221,18 @@ def apply(tree):
     result = Built(tree, patches).forward().overlay()
     mask = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, mask)
-    for path, new in result.items():
-        if new:
-            replace_file(tree / path, *new)
+    staged = {}
+    try:
+        for path, new in result.items():
+            if new:
+                staged[path] = stage_file(tree / path, *new)
+    except OSError as err:
+        for tmp in staged.values():
+            tmp.unlink()
+        raise Failure(f"{tree} can't be written, nothing was changed: {err}") from None
+    for path in result:
+        if path in staged:
+            staged[path].rename(tree / path)
         else:
             (tree / path).unlink(missing_ok=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, mask)

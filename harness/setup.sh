@@ -24,7 +24,8 @@ if [ "$(id -u)" = 0 ]; then
 elif command -v sudo >/dev/null; then
 	sudo="sudo"
 else
-	fail "these packages are needed and you are not root:$missing"
+	[ -n "$missing" ] && fail "these packages are needed and you are not root:$missing"
+	fail "apt-get update is needed, to find the base, and you are not root"
 fi
 echo "== running ${sudo:+sudo }apt-get update"
 $sudo apt-get -q update >/dev/null || fail "apt-get update failed; check the network"

@@ -96,9 +96,15 @@
  *
  * A page that can neither be moved nor put back is left in a closed window. Its data
  * is safe, and comes back to system memory when it is used by the CPU or by a peer
- * that does not have the window's owner. The next change of the topology tries again
- * to get it out. Until then a peer that does have that owner can map the page: after
- * a forced change that returned an error, through a link that is down.
+ * that does not have the window's owner. Until then a peer that does have that owner
+ * can map the page, even through a link that is down or has never been there; the
+ * device has to take it for an error if such an access does not arrive. The next
+ * change of the topology tries again to get the page out. It does not begin before
+ * that has worked, or if it is forced returns an error until it has.
+ *
+ * The window that such a page is left in can be the one that the peer's next region
+ * needs. If there is no memory for another one on the way back, a region goes without
+ * device memory.
  */
 
 struct pgmap_owner {
@@ -143,14 +149,14 @@ static_assert(PGMAP_FABRIC_MAX_PEERS == PGMAP_MAX_PEERS);
 
 /* --- owners --- */
 
-VISIBLE_IF_KUNIT struct pgmap_owner *pgmap_owner_alloc(void)
+VISIBLE_IF_KUNIT struct pgmap_owner *pgmap_owner_alloc(gfp_t gfp)
 {
 	static atomic64_t last_id;
 	struct pgmap_owner *owner;
 
-	KUNIT_STATIC_STUB_REDIRECT(pgmap_owner_alloc);
+	KUNIT_STATIC_STUB_REDIRECT(pgmap_owner_alloc, gfp);
 
-	owner = kzalloc_obj(*owner);
+	owner = kzalloc_obj(*owner, gfp);
 	if (!owner)
 		return NULL;
 
@@ -218,19 +224,14 @@ struct pgmap_window *pgmap_window_get(struct pgmap_region *region)
 	struct pgmap_window *window;
 
 	guard(rcu)();
-	while ((window = rcu_dereference(region->window))) {
-		/* If it was closed, another one had taken its place before. */
-		if (!percpu_ref_tryget_live_rcu(&window->pagemap.ref))
-			continue;
-		/*
-		 * Emptied and given to another region since we looked? The
-		 * grace period in pgmap_window_renew() comes between the new
-		 * region and the reference, so whoever gets that sees this.
-		 */
-		if (window->region == region)
-			break;
-		put_dev_pagemap(&window->pagemap);
-	}
+	/*
+	 * If it has been closed, another one, or none, had taken its place
+	 * before. It does not come to stand for another region while we look:
+	 * dev_pagemap_close() waits for us.
+	 */
+	do {
+		window = rcu_dereference(region->window);
+	} while (window && !percpu_ref_tryget_live_rcu(&window->pagemap.ref));
 
 	return window;
 }
@@ -356,17 +357,17 @@ static unsigned long pgmap_window_resident(struct pgmap_window *window)
 
 	for (slot = 0; slot < window->region->nr_slots; slot += nr) {
 		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
+		struct page_snapshot snap;
 
-		/*
-		 * Its own count: what a free page says of its head is stale. It
-		 * may be freed meanwhile, and then counts wrong. So what.
-		 */
 		nr = 1;
-		if (!page_ref_count(page))
-			continue;
-		nr = clamp(folio_nr_pages((struct folio *)page), 1UL,
-			   window->region->nr_slots - slot);
-		resident += nr;
+		/* Its own count: what a free page says of its head is stale. */
+		if (page_ref_count(page)) {
+			/* Nobody keeps it. If it is freed it counts wrong; so what. */
+			snapshot_page(&snap, page);
+			nr = clamp(folio_nr_pages(&snap.folio_snapshot), 1UL,
+				   window->region->nr_slots - slot);
+			resident += nr;
+		}
 		if (need_resched())
 			cond_resched();
 	}
@@ -425,11 +426,11 @@ static void pgmap_rehome_prepare(struct pgmap_drain *drain, unsigned long slot,
 			continue;
 
 		/*
-		 * migrate_device_range() only gives pages that were mapped. So
-		 * the slot has not moved before, and the page for it is free.
+		 * Free, but for the way back: then somebody may still have to
+		 * drop a reference to the page from which the slot came.
 		 */
 		dst = pfn_to_page(pgmap_window_pfn(drain->to, slot + i));
-		if (WARN_ON_ONCE(page_ref_count(dst)))
+		if (page_ref_count(dst))
 			continue;
 
 		/* Open, and nobody else can close it: &pgmap_fabric.lock. */
@@ -639,13 +640,15 @@ static void pgmap_window_complain(struct pgmap_window *window, const char *what,
 
 	for (slot = 0; slot < region->nr_slots; slot++) {
 		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
+		struct page_snapshot snap;
 
 		if (!page_ref_count(page))
 			continue;
+		snapshot_page(&snap, page);
 		pr_warn_ratelimited("%s: can't %s: pfn %#lx has %d references, %d mappings (%pe)\n",
 				    region->peer->name, what, page_to_pfn(page),
-				    page_ref_count(page),
-				    folio_mapcount((struct folio *)page), ERR_PTR(err));
+				    folio_ref_count(&snap.folio_snapshot),
+				    folio_mapcount(&snap.folio_snapshot), ERR_PTR(err));
 		return;
 	}
 	pr_warn_ratelimited("%s: can't %s: no page is in use, but the pagemap is (%pe)\n",
@@ -735,10 +738,11 @@ static int pgmap_region_take_back(struct pgmap_region *region, unsigned int flag
  * Try once to get the pages out that an earlier operation had to leave in a window
  * that is no longer current, and unregister it.
  */
-static void pgmap_region_reap(struct pgmap_region *region,
-			      struct pgmap_stats *stats)
+static int pgmap_region_reap(struct pgmap_region *region,
+			     struct pgmap_stats *stats)
 {
 	struct pgmap_window *window, *next, *to = pgmap_region_window(region);
+	int ret = 0;
 
 	list_for_each_entry_safe(window, next, &region->windows, entry) {
 		struct pgmap_drain drain = {
@@ -747,9 +751,15 @@ static void pgmap_region_reap(struct pgmap_region *region,
 			.stats = stats,
 		};
 
-		if (window != to && !pgmap_window_drain(&drain))
+		if (window == to)
+			continue;
+		if (pgmap_window_drain(&drain))
+			ret = -EBUSY;
+		else
 			pgmap_window_unregister(window);
 	}
+
+	return ret;
 }
 
 static struct pgmap_window *pgmap_spare_find(struct pgmap_scratch *scratch,
@@ -977,7 +987,10 @@ static int pgmap_change_partition(struct pgmap_change *change, u64 present)
 			else if (scratch->reserve)
 				swap(owner, scratch->reserve);
 			else
-				owner = pgmap_owner_alloc();
+				/* There is no staying as it was if forced. */
+				owner = pgmap_owner_alloc(GFP_KERNEL |
+					(change->flags & PGMAP_FORCE ?
+					 __GFP_NOFAIL : 0));
 			if (!owner)
 				return -ENOMEM;
 		}
@@ -1004,7 +1017,7 @@ static void pgmap_change_release(struct pgmap_change *change, u64 present)
 		peer->scratch->to = NULL;
 		/* If there is none, the next change that needs it fails early. */
 		if (!peer->scratch->reserve)
-			peer->scratch->reserve = pgmap_owner_alloc();
+			peer->scratch->reserve = pgmap_owner_alloc(GFP_KERNEL);
 	}
 }
 
@@ -1130,8 +1143,13 @@ static int pgmap_change_apply(struct pgmap_change *change)
 	return ret;
 
 undo:
-	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
+	/*
+	 * All before any: a page that has moved is under an owner that another
+	 * mover had before, and gets back.
+	 */
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++)
 		pgmap_peer_move_back(peer, change);
+	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		pgmap_peer_publish(peer, peer->scratch->from);
 		pgmap_peer_release(peer, stats);
 	}
@@ -1145,19 +1163,22 @@ static int pgmap_change(struct pgmap_change *change, u64 present)
 	struct pgmap_region *region;
 	struct pgmap_peer *peer;
 	unsigned int i;
-	int err;
+	int err, reap = 0;
 
 	lockdep_assert_held(&fabric->lock);
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, present, &i)); i++)
 		list_for_each_entry(region, &peer->regions, entry)
-			pgmap_region_reap(region, change->stats);
+			reap = pgmap_region_reap(region, change->stats) ?: reap;
+	/* Who has the owner of what is left can map it, in whatever cluster. */
+	if (reap && !(change->flags & PGMAP_FORCE))
+		return reap;
 
 	err = pgmap_change_partition(change, present);
 	if (err)
 		goto out_release;
 
-	err = pgmap_change_apply(change);
+	err = pgmap_change_apply(change) ?: reap;
 	/* Forced, it happened even if not all of it worked. */
 	if (!err || change->flags & PGMAP_FORCE)
 		memcpy(fabric->links, change->scratch->links,
@@ -1216,7 +1237,8 @@ EXPORT_SYMBOL_GPL(pgmap_fabric_init);
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0; -EBUSY if the peer is a member already, or if pages of other peers
  *	   could not be moved in time; -ENOSPC if the fabric is full; -ENOMEM or
- *	   another error of memremap_pages(). On error nothing has changed.
+ *	   another error of memremap_pages(). On error nothing has changed, save
+ *	   for what "When it can not finish" tells.
  */
 int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
 		    unsigned long timeout, struct pgmap_stats *stats)
@@ -1241,7 +1263,7 @@ int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
 		return -ENOMEM;
 	INIT_LIST_HEAD(&scratch->spares);
 	change.scratch = scratch;
-	scratch->reserve = pgmap_owner_alloc();
+	scratch->reserve = pgmap_owner_alloc(GFP_KERNEL);
 	if (!scratch->reserve) {
 		kvfree(scratch);
 		return -ENOMEM;
@@ -1421,8 +1443,9 @@ EXPORT_SYMBOL_GPL(pgmap_peer_leave);
  * Return: 0; -EINVAL for unknown flags, an empty change, a pair that is not one,
  *	   or a peer of another fabric; -EBUSY if pages could not be moved in time;
  *	   -ENOMEM or another error of memremap_pages(). On error nothing has
- *	   changed; when forced, the links have, and pages that could not be
- *	   moved remain in closed windows.
+ *	   changed, save for what "When it can not finish" tells; when forced,
+ *	   the links have, and pages that could not be moved remain in closed
+ *	   windows, until the call is repeated and returns 0.
  */
 int pgmap_fabric_set_links(struct pgmap_fabric *fabric,
 			   const struct pgmap_link *links, unsigned int nr,

@@ -6,7 +6,7 @@
 
 #if IS_ENABLED(CONFIG_KUNIT)
 struct folio *pgmap_folio_alloc(unsigned int order);
-struct pgmap_owner *pgmap_owner_alloc(void);
+struct pgmap_owner *pgmap_owner_alloc(gfp_t gfp);
 struct pgmap_window *pgmap_window_register(struct pgmap_region *region,
 					   struct pgmap_owner *owner);
 #endif

@@ -246,17 +246,17 @@ static struct pgmap_window *mock_register(struct pgmap_region *region,
 	return window;
 }
 
-static struct pgmap_owner *mock_owner_alloc(void)
+static struct pgmap_owner *mock_owner_alloc(gfp_t gfp)
 {
 	struct kunit *test = kunit_get_current_test();
 	struct mock_ctx *ctx = test->priv;
 	struct pgmap_owner *owner;
 
-	if (ctx->fail_owner)
+	if (ctx->fail_owner && !(gfp & __GFP_NOFAIL))
 		return NULL;
 
 	kunit_deactivate_static_stub(test, pgmap_owner_alloc);
-	owner = pgmap_owner_alloc();
+	owner = pgmap_owner_alloc(gfp);
 	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
 	return owner;
 }
@@ -986,13 +986,101 @@ static void undo_fails(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, view.own, 199);
 	KUNIT_EXPECT_EQ(test, view.wrong, 0);
 
+	/* No other change before that page is where it belongs. */
 	put_page(page);
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, true, 0, NULL));
+	KUNIT_EXPECT_EQ(test, id_a, pgmap_peer_owner_id(&a->peer));
 	put_page(held_page);
 	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
 	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
 	mock_expect(test, a, 200, 300);
 	mock_expect(test, b, 300, 200);
 	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static void mock_check_held(struct mock_gpu *gpu, struct folio *folio)
+{
+	struct kunit *test = kunit_get_current_test();
+	struct mock_ctx *ctx = test->priv;
+
+	/* C's page has A's owner from before, or had it until now. */
+	KUNIT_EXPECT_TRUE(test, READ_ONCE(ctx->gpus[0]->peer.moving));
+}
+
+/*
+ * A and C are not linked, but while C joins B, its pages have the owner that A had
+ * with B. On the way back A gets that owner again: not before all of C's are gone.
+ */
+static void undo_of_two(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct mock_gpu *c = mock_gpu(test, 2);
+	struct page *page;
+	u64 id_a, id_c;
+
+	mock_mmap(test, 4 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, HPAGE_PMD_NR, 500, 0);
+	mock_migrate(test, c, 0, 2 * HPAGE_PMD_NR, 50, 0);
+	mock_migrate(test, c, 1, 2 * HPAGE_PMD_NR + 50, 50, 0);
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, b, c, true, 0, NULL));
+	mock_expect(test, a, 100, 500);
+	mock_expect(test, c, 100, 0);
+	id_a = pgmap_peer_owner_id(&a->peer);
+	id_c = pgmap_peer_owner_id(&c->peer);
+
+	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(c->regions[1].region.window), 3));
+	get_page(page);
+	c->rehomes = 0;
+	c->on_rehome = mock_check_held;
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, 0, NULL));
+	c->on_rehome = NULL;
+	/* There and back, in part. */
+	KUNIT_EXPECT_GE(test, c->rehomes, 100);
+	put_page(page);
+
+	KUNIT_EXPECT_EQ(test, id_a, pgmap_peer_owner_id(&a->peer));
+	KUNIT_EXPECT_EQ(test, id_c, pgmap_peer_owner_id(&c->peer));
+	mock_expect(test, a, 100, 500);
+	mock_expect(test, b, 500, 100);
+	mock_expect(test, c, 100, 0);
+
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, 0, NULL));
+	mock_expect(test, a, 100, 0);
+	mock_expect(test, b, 500, 100);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* Forced, it is not done before nobody can map what is out of reach. */
+static void forced_link_is_stuck(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct page *page;
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[0].region.window), 3));
+	get_page(page);
+
+	/* Nor does it fail for want of an owner. */
+	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
+	ctx->fail_owner = true;
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
+	mock_expect(test, b, 300, 0);
+
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
 	mock_munmap(test);
 }
 
@@ -1177,6 +1265,8 @@ static struct kunit_case pgmap_owner_cases[] = {
 	KUNIT_CASE(forced_link_down),
 	KUNIT_CASE(leave_fails),
 	KUNIT_CASE(undo_fails),
+	KUNIT_CASE(undo_of_two),
+	KUNIT_CASE(forced_link_is_stuck),
 	KUNIT_CASE(forced_leave_is_stuck),
 	KUNIT_CASE(leave_splits_large),
 	KUNIT_CASE(join_fails),

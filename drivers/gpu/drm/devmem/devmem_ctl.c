@@ -55,6 +55,14 @@ static struct devmem_device *devmem_ctl_find(unsigned int id)
 					 lockdep_is_held(&devmem_ctl_lock));
 }
 
+/* One that has been removed by force, but not to the end, has no links. */
+static bool devmem_ctl_can_link(unsigned int id)
+{
+	struct devmem_device *dev = devmem_ctl_find(id);
+
+	return dev && pgmap_peer_owner_id(&dev->peer);
+}
+
 static bool devmem_ctl_timeout(u32 ms, unsigned long *timeout)
 {
 	if (ms > DEVMEM_MAX_TIMEOUT_MS)
@@ -254,7 +262,8 @@ static int devmem_ctl_links(void __user *arg)
 		goto out_free;
 	}
 	for (i = 0; i < args.nr; i++) {
-		if (!devmem_ctl_find(links[i].a) || !devmem_ctl_find(links[i].b)) {
+		if (!devmem_ctl_can_link(links[i].a) ||
+		    !devmem_ctl_can_link(links[i].b)) {
 			err = -ENOENT;
 			goto out_unlock;
 		}
@@ -373,5 +382,4 @@ int devmem_ctl_init(void)
 void devmem_ctl_exit(void)
 {
 	misc_deregister(&devmem_ctl_misc);
-	cleanup_srcu_struct(&devmem_srcu);
 }

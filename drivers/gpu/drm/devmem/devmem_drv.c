@@ -218,7 +218,8 @@ static unsigned int devmem_query_peers(struct pgmap_peer **peers)
 			rcu_dereference_protected(devmem_devices[id],
 						  lockdep_is_held(&devmem_ctl_lock));
 
-		if (!dev)
+		/* Nor of one that is half removed. */
+		if (!dev || !pgmap_peer_owner_id(&dev->peer))
 			continue;
 		for (i = 0; i < nr; i++)
 			if (pgmap_peers_share(&dev->peer, peers[i]))

@@ -553,7 +553,8 @@ static int devmem_mem_place(struct devmem_device *dev, struct mm_struct *mm,
 
 			err = drm_pagemap_populate_mm(&chunk->dpagemap, start,
 						      end, mm, 0);
-			if (err == -ENOSPC)
+			/* -ENODEV: lost its memory in a forced change. */
+			if (err == -ENOSPC || err == -ENODEV)
 				continue;
 			if (!err)
 				WRITE_ONCE(dev->next_chunk, n);

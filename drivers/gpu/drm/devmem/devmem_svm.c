@@ -246,10 +246,25 @@ static const struct drm_gpusvm_ops devmem_gpusvm_ops = {
 
 static void devmem_range_remove(struct devmem_vm *vm, struct devmem_range *range)
 {
+	bool queued;
+
 	lockdep_assert_held(&vm->lock);
 
 	devmem_range_unmap(vm, range, false);
+	drm_gpusvm_range_get(&range->base);
 	drm_gpusvm_range_remove(&vm->svm, &range->base);
+
+	/*
+	 * munmap() may have come in between. No notifier finds the range now, so
+	 * if it is not collected here it is not collected.
+	 */
+	spin_lock(&vm->gc_lock);
+	queued = !list_empty(&range->gc);
+	list_del_init(&range->gc);
+	spin_unlock(&vm->gc_lock);
+	if (queued)
+		drm_gpusvm_range_put(&range->base);
+	drm_gpusvm_range_put(&range->base);
 }
 
 /*

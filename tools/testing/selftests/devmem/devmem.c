@@ -2241,6 +2241,59 @@ TEST_F(pages, memory_is_cleared)
 	dm_area_fini(&area);
 }
 
+struct remap {
+	struct dm_area *area;
+	bool stop;
+};
+
+/* Unmaps and maps again one block after the other. */
+static void *remap_main(void *arg)
+{
+	struct remap *remap = arg;
+	struct dm_area *area = remap->area;
+	size_t b;
+
+	for (b = 0; !__atomic_load_n(&remap->stop, __ATOMIC_RELAXED);
+	     b = (b + 1) % area->nr) {
+		void *mem = dm_block(area, b);
+
+		munmap(mem, area->block);
+		if (mmap(mem, area->block, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != mem)
+			return NULL;
+	}
+	return remap;
+}
+
+/* The device uses memory while it is unmapped: it has it, or not. */
+TEST_F(pages, munmap_during_exec)
+{
+	struct dm_area *area = &self->area;
+	struct remap remap = { .area = area };
+	struct world *w = &self->w;
+	pthread_t thread;
+	unsigned int i;
+	void *done;
+	int err;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, remap_main, &remap));
+	for (i = 0; i < 400; i++) {
+		err = dm_fill(w->dev[i & 1].fd, dm_block(area, i % (area->nr / 2)),
+			      area->len / 2, i);
+		EXPECT_TRUE(!err || err == -EFAULT) {
+			TH_LOG("%d", err);
+		}
+	}
+	__atomic_store_n(&remap.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, &done));
+	EXPECT_EQ(&remap, done);
+
+	/* And all is as if nothing had been. */
+	area_write(w, area, 0, area->nr);
+	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[0].fd));
+	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[1].fd));
+}
+
 /* A process that is stopped can't hold a device back. */
 TEST_F(pages, stopped_process)
 {
