@@ -236,11 +236,6 @@ def plain_kernel():
     return Kernel(tree.series_tree(), "plain", ["plain", "devmem"])
 
 
-def stock_kernel():
-    """The same without the series. A made tree, so that nothing is ever built in the base."""
-    return Kernel(tree.make(tree.base(), "stock", {}), "stock", ["plain"])
-
-
 def demo(kernel, show=True):
     prog = user_program(kernel, "devmem", "devmem_demo")
     return boot(kernel, "demo", "modprobe drm_devmem && /test/demo", {"/test/demo": prog},
