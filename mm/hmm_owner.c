@@ -1034,7 +1034,7 @@ static void pgmap_peer_publish(struct pgmap_peer *peer, struct pgmap_owner *owne
 static void pgmap_peer_hold(struct pgmap_peer *peer)
 {
 	peer->scratch->since = ktime_get();
-	WRITE_ONCE(peer->moving, true);
+	WRITE_ONCE(peer->moves, peer->moves + 1);
 	/* Pairs with the barriers in pgmap_walk_begin(), see there. */
 	smp_mb();
 }
@@ -1044,7 +1044,7 @@ static void pgmap_peer_release(struct pgmap_peer *peer, struct pgmap_stats *stat
 	u64 held = ktime_to_ns(ktime_sub(ktime_get(), peer->scratch->since));
 
 	/* (C) Who sees this sees the owner that was published last. */
-	smp_store_release(&peer->moving, false);
+	smp_store_release(&peer->moves, peer->moves + 1);
 	stats->stall_ns = max(stats->stall_ns, held);
 	wake_up_all(&peer->fabric->wait);
 }
@@ -1088,7 +1088,7 @@ static void pgmap_peer_move_back(struct pgmap_peer *peer,
 {
 	struct pgmap_region *region;
 
-	/* Nobody mapped anything under the new owner: faults were held. */
+	/* Nobody has mapped anything under the new owner: faults are held. */
 	list_for_each_entry(region, &peer->regions, entry)
 		pgmap_region_move_back(region, peer->scratch->from,
 				       max(change->timeout, PGMAP_UNDO_TIMEOUT),
@@ -1151,6 +1151,12 @@ undo:
 		pgmap_peer_move_back(peer, change);
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		pgmap_peer_publish(peer, peer->scratch->from);
+		/*
+		 * A walk that nobody waited for any longer may have begun when
+		 * the peer had the new owner the last time.
+		 */
+		if (peer->ops->unmap_foreign)
+			peer->ops->unmap_foreign(peer);
 		pgmap_peer_release(peer, stats);
 	}
 	return ret;
@@ -1659,17 +1665,17 @@ EXPORT_SYMBOL_GPL(pgmap_region_unregister);
  *
  *	pgmap_walk_begin()			topology change
  *	------------------			---------------
- *	walks++					moving = true
- *	smp_mb()	(A)			smp_mb()	(A)
- *	read owner				owner = new (release)	(B)
- *	smp_rmb()	(B)
- *	read moving				wait until walks is 0
+ *	read moves: even	(C)		moves++: odd
+ *	walks++					smp_mb()		(A)
+ *	smp_mb()	(A)			owner = new (release)	(B)
+ *	read owner				wait until walks is 0
+ *	smp_rmb()	(B)			moves++: even (release)	(C)
+ *	read moves: as before?
  *
- *						moving = false (release)	(C)
- *
- * (A) A walk that saw moving == false is waited for. (B) A walk that saw the new
- * owner sees moving == true, and begins again. (C) A walk that saw the move end sees
- * the owner that was published last.
+ * (A) A walk that is not waited for sees that moves is not what it was. (B) So does
+ * one that saw the new owner. It is a count, and not a flag, since all of the right
+ * side, and the way back too, may happen between any two lines of the left one.
+ * (C) Who sees the move end sees the owner that was published last.
  *
  * Context: May sleep. The caller holds neither mmap_lock nor a lock that mmu
  *	    notifiers or the callbacks of &struct pgmap_peer_ops take.
@@ -1680,6 +1686,7 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 {
 	struct pgmap_fabric *fabric;
 	struct pgmap_owner *owner;
+	unsigned int moves;
 
 	walk->peer = peer;
 	walk->owner = NULL;
@@ -1698,7 +1705,7 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 	for (;;) {
 		if (wait_event_killable(fabric->wait,
 					/* (C) */
-					!smp_load_acquire(&peer->moving)))
+					!((moves = smp_load_acquire(&peer->moves)) & 1)))
 			return -EINTR;
 
 		atomic_inc(&peer->walks);
@@ -1711,7 +1718,7 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 		rcu_read_unlock();
 
 		smp_rmb();			/* (B) */
-		if (!READ_ONCE(peer->moving) && owner == walk->owner)
+		if (READ_ONCE(peer->moves) == moves && owner == walk->owner)
 			break;
 		pgmap_walk_end(walk);
 		walk->peer = peer;
@@ -1776,7 +1783,7 @@ void pgmap_walk_end(struct pgmap_walk *walk)
 	pgmap_owner_put(walk->owner);
 	walk->peer = NULL;
 	walk->owner = NULL;
-	if (atomic_dec_and_test(&peer->walks) && READ_ONCE(peer->moving))
+	if (atomic_dec_and_test(&peer->walks) && READ_ONCE(peer->moves) & 1)
 		wake_up_all(&peer->fabric->wait);
 }
 EXPORT_SYMBOL_GPL(pgmap_walk_end);

@@ -174,8 +174,11 @@ struct pgmap_peer {
 	 * the driver's lock in pgmap_walk_retry(). NULL if not joined.
 	 */
 	struct pgmap_owner __rcu *owner;
-	/* The peer's pages are on the move: hold its faults up. */
-	bool moving;
+	/*
+	 * Odd while the peer's pages are on the move: then its faults are held
+	 * up. Written under &pgmap_fabric.lock.
+	 */
+	unsigned int moves;
 	/* Walks between pgmap_walk_begin() and pgmap_walk_end(). */
 	atomic_t walks;
 	/* &pgmap_region.entry. Protected by &pgmap_fabric.lock. */

@@ -626,6 +626,9 @@ static void window_life_cycle(struct kunit *test)
 		page->zone_device_data = NULL;
 		KUNIT_EXPECT_PTR_EQ(test, pgmap_page_window(page), window);
 		KUNIT_EXPECT_EQ(test, pgmap_page_slot(page), 7);
+		/* It is in use. */
+		KUNIT_EXPECT_EQ(test, -EBUSY,
+				zone_device_page_init(page, &window->pagemap, 0));
 
 		/* The page is locked: the region can't go, and goes on. */
 		KUNIT_EXPECT_EQ(test, -EBUSY,
@@ -1005,7 +1008,7 @@ static void mock_check_held(struct mock_gpu *gpu, struct folio *folio)
 	struct mock_ctx *ctx = test->priv;
 
 	/* C's page has A's owner from before, or had it until now. */
-	KUNIT_EXPECT_TRUE(test, READ_ONCE(ctx->gpus[0]->peer.moving));
+	KUNIT_EXPECT_TRUE(test, READ_ONCE(ctx->gpus[0]->peer.moves) & 1);
 }
 
 /*
@@ -1034,11 +1037,13 @@ static void undo_of_two(struct kunit *test)
 	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(c->regions[1].region.window), 3));
 	get_page(page);
 	c->rehomes = 0;
+	c->unmaps = 0;
 	c->on_rehome = mock_check_held;
 	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, 0, NULL));
 	c->on_rehome = NULL;
 	/* There and back, in part. */
 	KUNIT_EXPECT_GE(test, c->rehomes, 100);
+	KUNIT_EXPECT_EQ(test, c->unmaps, 2);
 	put_page(page);
 
 	KUNIT_EXPECT_EQ(test, id_a, pgmap_peer_owner_id(&a->peer));
