@@ -1703,10 +1703,13 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 		might_lock_read(&current->mm->mmap_lock);
 
 	for (;;) {
-		if (wait_event_killable(fabric->wait,
-					/* (C) */
-					!((moves = smp_load_acquire(&peer->moves)) & 1)))
-			return -EINTR;
+		moves = smp_load_acquire(&peer->moves);		/* (C) */
+		if (moves & 1) {
+			if (wait_event_killable(fabric->wait,
+						READ_ONCE(peer->moves) != moves))
+				return -EINTR;
+			continue;
+		}
 
 		atomic_inc(&peer->walks);
 		smp_mb__after_atomic();		/* (A) */
