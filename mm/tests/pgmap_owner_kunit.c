@@ -517,6 +517,17 @@ static int mock_link(struct kunit *test, struct mock_gpu *a, struct mock_gpu *b,
 				      MOCK_TIMEOUT, stats);
 }
 
+/* Somebody refers to the page behind a slot, until put_page(). */
+static struct page *mock_hold(struct mock_gpu *gpu, unsigned int r,
+			      unsigned long slot)
+{
+	struct pgmap_window *window = rcu_access_pointer(gpu->regions[r].region.window);
+	struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
+
+	get_page(page);
+	return page;
+}
+
 /* --- owners --- */
 
 static void owner_is_unique(struct kunit *test)
@@ -829,7 +840,6 @@ static void link_up_fails(struct kunit *test)
 	struct mock_ctx *ctx = test->priv;
 	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
 	u64 id_a = pgmap_peer_owner_id(&a->peer), id_b = pgmap_peer_owner_id(&b->peer);
-	unsigned long pfn;
 	struct page *page;
 
 	kunit_activate_static_stub(test, pgmap_window_register, mock_register);
@@ -849,9 +859,7 @@ static void link_up_fails(struct kunit *test)
 	 * A page that somebody holds, in the second region: the first one has
 	 * moved by then and has to go back.
 	 */
-	pfn = PHYS_PFN(rcu_access_pointer(a->regions[1].region.window)->pagemap.range.start);
-	page = pfn_to_page(pfn + 50);
-	get_page(page);
+	page = mock_hold(a, 1, 50);
 	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, true, 0, NULL));
 	mock_unchanged(test, a, b, id_a, id_b);
 	put_page(page);
@@ -927,8 +935,7 @@ static void leave_fails(struct kunit *test)
 	a->copy_err = 0;
 
 	/* A page is held: others may be in system memory by now, that one not. */
-	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[1].region.window), 3));
-	get_page(page);
+	page = mock_hold(a, 1, 3);
 	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&a->peer, 0, MOCK_TIMEOUT, NULL));
 	view = mock_look(test, a);
 	KUNIT_EXPECT_EQ(test, view.own, 1);
@@ -971,8 +978,7 @@ static void undo_fails(struct kunit *test)
 
 	held_page = NULL;
 	a->on_rehome = mock_hold_moved;
-	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[1].region.window), 3));
-	get_page(page);
+	page = mock_hold(a, 1, 3);
 	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, true, 0, NULL));
 	a->on_rehome = NULL;
 	KUNIT_ASSERT_NOT_NULL(test, held_page);
@@ -1034,8 +1040,7 @@ static void undo_of_two(struct kunit *test)
 	id_a = pgmap_peer_owner_id(&a->peer);
 	id_c = pgmap_peer_owner_id(&c->peer);
 
-	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(c->regions[1].region.window), 3));
-	get_page(page);
+	page = mock_hold(c, 1, 3);
 	c->rehomes = 0;
 	c->unmaps = 0;
 	c->on_rehome = mock_check_held;
@@ -1070,8 +1075,7 @@ static void forced_link_is_stuck(struct kunit *test)
 	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
 	mock_migrate(test, a, 0, 0, 100, 0);
 	mock_migrate(test, b, 0, 200, 300, 0);
-	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[0].region.window), 3));
-	get_page(page);
+	page = mock_hold(a, 0, 3);
 
 	/* Nor does it fail for want of an owner. */
 	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
@@ -1102,8 +1106,7 @@ static void forced_leave_is_stuck(struct kunit *test)
 	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
 	mock_migrate(test, a, 0, 0, 100, 0);
 	mock_migrate(test, a, 1, 100, 100, 0);
-	page = pfn_to_page(pgmap_window_pfn(rcu_access_pointer(a->regions[0].region.window), 3));
-	get_page(page);
+	page = mock_hold(a, 0, 3);
 
 	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&a->peer, PGMAP_FORCE,
 						       MOCK_TIMEOUT, &stats));
