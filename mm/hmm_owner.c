@@ -9,7 +9,9 @@
 
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
+#include <linux/delay.h>
 #include <linux/export.h>
+#include <linux/fault-inject.h>
 #include <linux/hmm.h>
 #include <linux/ioport.h>
 #include <linux/jiffies.h>
@@ -22,11 +24,15 @@
 #include <linux/pgmap_owner.h>
 #include <linux/percpu-refcount.h>
 #include <linux/rcupdate.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "hmm_owner.h"
 #include "pgmap_partition.h"
+
+#define CREATE_TRACE_POINTS
+#include <trace/events/pgmap_owner.h>
 
 /**
  * DOC: Overview
@@ -87,24 +93,34 @@
 /**
  * DOC: When it can not finish
  *
- * What holds up is a page that somebody else has locked or refers to. The timeout
- * that the caller gives bounds the time without progress: as long as pages move, the
- * operation goes on. A planned operation that is held up for longer puts everything
- * back, which is bounded likewise, and returns -EBUSY. With %PGMAP_FORCE a region
- * that can't get a window, or be moved in time, is given up: its pages go to system
- * memory.
+ * What holds up is a page that somebody else has locked or refers to, and what the
+ * operation then does is a matter of %PGMAP_FORCE. The timeout that the caller gives
+ * bounds the operation, from when it is its turn: those of a fabric are done one after
+ * another. A planned change of links that is not done by then puts everything back,
+ * which takes about as long as it took to get there, and returns -EBUSY; so does one
+ * that takes memory away, which has nothing to put back. A message and the tracepoint
+ * pgmap_stuck name the page.
  *
- * A page that can neither be moved nor put back is left in a closed window. Its data
- * is safe, and comes back to system memory when it is used by the CPU or by a peer
- * that does not have the window's owner. Until then a peer that does have that owner
- * can map the page, even through a link that is down or has never been there; the
- * device has to take it for an error if such an access does not arrive. The next
- * change of the topology tries again to get the page out. It does not begin before
- * that has worked, or if it is forced returns an error until it has.
+ * A forced one tries to save each page once, however long that takes. What is left when
+ * the time is up, and what was on a peer that is lost, is replaced by poison: the data
+ * is gone, and who touches the address gets SIGBUS. No reference prevents that; only a
+ * page that stays locked does. The memmap can't go before the last reference, so the
+ * call returns -EBUSY as long as there is one, and is repeated.
+ *
+ * No copy from a peer is begun when it is known to be lost, and what was copied when it
+ * became known is thrown away.
+ *
+ * On the way back from a planned change a page can be stuck in either window. It is
+ * left in a closed one. Its data is safe, and comes back to system memory when it is
+ * used by the CPU or by a peer that does not have the window's owner. Until then a
+ * peer that does have that owner can map the page, even through a link that is down or
+ * has never been there; the device has to take it for an error if such an access does
+ * not arrive. The next change of the topology tries again to get the page out, and
+ * does not begin before that has worked; a forced one poisons it.
  *
  * The window that such a page is left in can be the one that the peer's next region
- * needs. If there is no memory for another one on the way back, a region goes without
- * device memory.
+ * needs. If there is no memory for another one on the way back, the region's pages go
+ * by way of system memory; if that does not work, it goes without device memory.
  */
 
 struct pgmap_owner {
@@ -117,11 +133,14 @@ struct pgmap_owner {
 /* As many pages as the largest folio that can be migrated has. */
 #define PGMAP_BATCH	(1UL << (PMD_SHIFT - PAGE_SHIFT))
 
-/* How long a change waits for the walks of a peer before it moves its pages. */
+/* How long a change waits for the walks of its peers before it moves their pages. */
 #define PGMAP_WALKS_TIMEOUT	(HZ / 10)
 
-/* Going back is worth more patience than the caller may have for going on. */
+/* Going back takes as long as it took to get there; this for a start. */
 #define PGMAP_UNDO_TIMEOUT	HZ
+
+/* What is left for poisoning of the time that a forced operation has, if it can be. */
+#define PGMAP_POISON_TIMEOUT	(HZ / 10)
 
 /*
  * What changing the topology needs. One for each peer, so that no change that
@@ -382,8 +401,11 @@ struct pgmap_drain {
 	struct pgmap_window *window;
 	/* Where to rehome the pages to, or NULL to evacuate them. */
 	struct pgmap_window *to;
-	/* Give up if no page has moved for so long, in jiffies. */
-	unsigned long timeout;
+	/* When to give up, in jiffies; but if @whole not within a sweep. */
+	unsigned long deadline;
+	bool whole;
+	/* What is left when the time is up is lost, so it pays to use it up. */
+	bool force;
 	struct pgmap_stats *stats;
 	/* Pages that have moved. */
 	unsigned long moved;
@@ -444,9 +466,30 @@ static void pgmap_rehome_prepare(struct pgmap_drain *drain, unsigned long slot,
 	}
 }
 
+/*
+ * Makes large pages hard to get, and devices fail to copy. Every step that may fail
+ * otherwise is an allocation, which failslab and fail_page_alloc make fail.
+ */
+static DECLARE_FAULT_ATTR(fail_pgmap);
+
+/* Makes walks slow, for a change of the topology to overtake them. */
+static DECLARE_FAULT_ATTR(slow_pgmap);
+#define PGMAP_SLOW_MS	1000
+
+static int __init pgmap_debugfs_init(void)
+{
+	fault_create_debugfs_attr("fail_pgmap", NULL, &fail_pgmap);
+	fault_create_debugfs_attr("slow_pgmap", NULL, &slow_pgmap);
+	return 0;
+}
+late_initcall(pgmap_debugfs_init);
+
 VISIBLE_IF_KUNIT struct folio *pgmap_folio_alloc(unsigned int order)
 {
 	KUNIT_STATIC_STUB_REDIRECT(pgmap_folio_alloc, order);
+
+	if (order && should_fail(&fail_pgmap, PAGE_SIZE << order))
+		return NULL;
 
 	/* A large one is nice to have, a small one has to be. */
 	return folio_alloc(order ? GFP_TRANSHUGE | __GFP_NORETRY :
@@ -485,13 +528,15 @@ static void pgmap_evacuate_prepare(struct pgmap_drain *drain, unsigned long nr)
 {
 	struct pgmap_scratch *scratch = drain->window->region->peer->scratch;
 	unsigned long i, j, step;
+	bool none = false;
 
 	for (i = 0; i < nr; i += step) {
 		struct folio *src = pgmap_batch_src(scratch, i);
 		unsigned int order = src ? folio_order(src) : 0;
 
 		step = 1UL << order;
-		if (!src || (order && pgmap_dst_alloc(scratch, i, order)))
+		/* To find out again for each page that there is none takes time. */
+		if (!src || none || (order && pgmap_dst_alloc(scratch, i, order)))
 			continue;
 
 		for (j = 0; j < step; j++)
@@ -501,6 +546,7 @@ static void pgmap_evacuate_prepare(struct pgmap_drain *drain, unsigned long nr)
 			continue;
 
 		drain->err = -ENOMEM;
+		none = true;
 		while (j--)
 			pgmap_dst_free(scratch, i + j);
 	}
@@ -523,7 +569,12 @@ static void pgmap_evacuate_copy(struct pgmap_drain *drain, unsigned long nr)
 	if (!bytes)
 		return;
 
-	err = peer->ops->copy_to_ram(region, scratch->src, scratch->dst, nr);
+	err = -EIO;
+	if (!pgmap_peer_is_lost(peer) && !should_fail(&fail_pgmap, bytes))
+		err = peer->ops->copy_to_ram(region, scratch->src, scratch->dst, nr);
+	/* Lost meanwhile? Then nobody knows what it was that was copied. */
+	if (!err && pgmap_peer_is_lost(peer))
+		err = -EIO;
 	if (!err) {
 		drain->stats->bytes_copied += bytes;
 		return;
@@ -578,6 +629,32 @@ static void pgmap_drain_batch(struct pgmap_drain *drain, unsigned long slot,
 		drain->stats->pages_evacuated += moved;
 }
 
+/* Try to move each page of the window once. */
+static void pgmap_window_sweep(struct pgmap_drain *drain)
+{
+	unsigned long nr_slots = drain->window->region->nr_slots;
+	unsigned long slot, nr;
+
+	drain->err = 0;
+	for (slot = 0; slot < nr_slots; slot += nr) {
+		nr = min(PGMAP_BATCH, nr_slots - slot);
+		pgmap_drain_batch(drain, slot, nr);
+		if (!drain->whole && time_after(jiffies, drain->deadline))
+			break;
+		cond_resched();
+	}
+}
+
+/* How long to wait before the next attempt: longer each time, while there is time. */
+static unsigned long pgmap_wait(unsigned long *wait, unsigned long deadline)
+{
+	unsigned long left = time_before(jiffies, deadline) ? deadline - jiffies : 1;
+	unsigned long now = min(*wait, left);
+
+	*wait = min(*wait * 2, HZ / 10 + 1UL);
+	return now;
+}
+
 /*
  * Empty a closed window: sweep until the last page is freed. A page can be missed
  * by a sweep because somebody has locked it (a CPU fault that brings it back, a
@@ -599,60 +676,124 @@ static void pgmap_drain_batch(struct pgmap_drain *drain, unsigned long slot,
  */
 static int pgmap_window_drain(struct pgmap_drain *drain)
 {
-	struct pgmap_region *region = drain->window->region;
 	struct dev_pagemap *pagemap = &drain->window->pagemap;
-	unsigned long deadline = jiffies + drain->timeout;
+	struct pgmap_peer *peer = drain->window->region->peer;
 	unsigned long wait = 1;
 
-	lockdep_assert_held(&region->peer->fabric->lock);
+	lockdep_assert_held(&peer->fabric->lock);
 
 	for (;;) {
-		unsigned long slot, nr, moved = drain->moved;
+		unsigned long moved = drain->moved;
 
-		drain->err = 0;
-		for (slot = 0; slot < region->nr_slots; slot += nr) {
-			nr = min(PGMAP_BATCH, region->nr_slots - slot);
-			pgmap_drain_batch(drain, slot, nr);
-			cond_resched();
-		}
-
-		if (dev_pagemap_wait_idle(pagemap, wait))
-			return 0;
-		if (drain->moved != moved) {
-			deadline = jiffies + drain->timeout;
+		pgmap_window_sweep(drain);
+		if (drain->moved != moved)
 			wait = 1;
-			continue;
-		}
-		if (time_after(jiffies, deadline))
+		if (dev_pagemap_wait_idle(pagemap, pgmap_wait(&wait, drain->deadline)))
+			return 0;
+		if (!time_before(jiffies, drain->deadline))
 			return drain->err ?: -EBUSY;
-		/* A driver that can't copy won't learn to by being asked often. */
-		if (drain->err && drain->err != -ENOMEM)
+		if (!drain->to && pgmap_peer_is_lost(peer))
+			return -EIO;
+		/* A driver that can't copy rarely learns to by being asked often. */
+		if (drain->err && drain->err != -ENOMEM && !drain->force)
 			return drain->err;
-		wait = min(wait * 2, HZ / 10 + 1UL);
 	}
 }
 
+/*
+ * Make sure that nobody maps a page of a closed window, at the price of what is in
+ * it. The same loop, but a reference can only delay the end, not the deed.
+ */
+static int pgmap_window_poison(struct pgmap_window *window,
+			       unsigned long deadline, struct pgmap_stats *stats)
+{
+	struct pgmap_region *region = window->region;
+	unsigned long slot, nr, wait = 1;
+
+	for (;;) {
+		for (slot = 0; slot < region->nr_slots; slot += nr) {
+			nr = min(PGMAP_BATCH, region->nr_slots - slot);
+			stats->pages_poisoned +=
+				migrate_device_poison(pgmap_window_pfn(window, slot),
+						      nr);
+		}
+		if (dev_pagemap_wait_idle(&window->pagemap,
+					  pgmap_wait(&wait, deadline)))
+			return 0;
+		if (!time_before(jiffies, deadline))
+			return -EBUSY;
+	}
+}
+
+/* Name what holds the window up, in the log and to those who trace. */
 static void pgmap_window_complain(struct pgmap_window *window, const char *what,
 				  int err)
 {
-	struct pgmap_region *region = window->region;
+	const char *name = window->region->peer->name;
 	unsigned long slot;
 
-	for (slot = 0; slot < region->nr_slots; slot++) {
-		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
+	for (slot = 0; slot < window->region->nr_slots; slot++) {
+		unsigned long pfn = pgmap_window_pfn(window, slot);
+		struct page *page = pfn_to_page(pfn);
 		struct page_snapshot snap;
+		int refs, mappings;
 
 		if (!page_ref_count(page))
 			continue;
 		snapshot_page(&snap, page);
+		refs = folio_ref_count(&snap.folio_snapshot);
+		mappings = folio_mapcount(&snap.folio_snapshot);
+		trace_pgmap_stuck(name, what, pfn, refs, mappings, err);
 		pr_warn_ratelimited("%s: can't %s: pfn %#lx has %d references, %d mappings (%pe)\n",
-				    region->peer->name, what, page_to_pfn(page),
-				    folio_ref_count(&snap.folio_snapshot),
-				    folio_mapcount(&snap.folio_snapshot), ERR_PTR(err));
+				    name, what, pfn, refs, mappings, ERR_PTR(err));
 		return;
 	}
+	trace_pgmap_stuck(name, what, 0, 0, 0, err);
 	pr_warn_ratelimited("%s: can't %s: no page is in use, but the pagemap is (%pe)\n",
-			    region->peer->name, what, ERR_PTR(err));
+			    name, what, ERR_PTR(err));
+}
+
+/*
+ * Get all pages of a closed window out: to the same slots of another one, or to
+ * system memory if that is NULL. Each is tried once at least if @whole. Forced, or if
+ * the peer is lost, what can't be moved goes nowhere. If it returns an error, there are
+ * pages still.
+ */
+static int pgmap_window_empty(struct pgmap_window *window, struct pgmap_window *to,
+			      bool whole, unsigned int flags, unsigned long deadline,
+			      struct pgmap_stats *stats)
+{
+	struct pgmap_peer *peer = window->region->peer;
+	struct pgmap_drain drain = {
+		.window = window,
+		.to = to,
+		.deadline = deadline,
+		.whole = whole,
+		.force = flags & PGMAP_FORCE,
+		.stats = stats,
+	};
+	int err = -EIO;
+
+	if (to || !pgmap_peer_is_lost(peer)) {
+		if (drain.force && time_before(jiffies, deadline))
+			drain.deadline -= min(deadline - jiffies,
+					      PGMAP_POISON_TIMEOUT);
+		err = pgmap_window_drain(&drain);
+		if (err)
+			pgmap_window_complain(window, to ? "rehome" : "evacuate", err);
+	}
+	/* It may be the other page that is in use. */
+	if (err && drain.force && to && !pgmap_peer_is_lost(peer)) {
+		drain.to = NULL;
+		err = pgmap_window_drain(&drain);
+	}
+	if (!err || !(drain.force || (!to && pgmap_peer_is_lost(peer))))
+		return err;
+
+	err = pgmap_window_poison(window, deadline, stats);
+	if (err)
+		pgmap_window_complain(window, "free", err);
+	return err;
 }
 
 /* Let the region give out no pages; pgmap_region_reopen() undoes it. */
@@ -676,31 +817,41 @@ static void pgmap_region_reopen(struct pgmap_region *region)
 	region->closed = NULL;
 }
 
-/*
- * Bring all pages of a closed region to system memory. Its windows stay registered
- * until the caller has decided what to do with them.
- */
-static int pgmap_region_evacuate(struct pgmap_region *region,
-				 unsigned long timeout,
-				 struct pgmap_stats *stats)
+/* Get those pages of a closed region out that nobody holds: try each, once. */
+static void pgmap_region_sweep(struct pgmap_region *region, unsigned int flags,
+			       unsigned long deadline, struct pgmap_stats *stats)
 {
 	struct pgmap_window *window;
-	int err, ret = 0;
 
+	if (pgmap_peer_is_lost(region->peer))
+		return;
 	list_for_each_entry(window, &region->windows, entry) {
 		struct pgmap_drain drain = {
 			.window = window,
-			.timeout = timeout,
+			.deadline = deadline,
+			.whole = flags & PGMAP_FORCE,
 			.stats = stats,
 		};
 
-		err = pgmap_window_drain(&drain);
-		if (err) {
-			pgmap_window_complain(window, "evacuate", err);
-			ret = err;
-		}
+		pgmap_window_sweep(&drain);
 	}
+}
 
+/*
+ * Get all pages of a closed region out that has been swept: to system memory, or to
+ * nowhere. Its windows stay registered until the caller has decided what to do with
+ * them.
+ */
+static int pgmap_region_evacuate(struct pgmap_region *region, unsigned int flags,
+				 unsigned long deadline,
+				 struct pgmap_stats *stats)
+{
+	struct pgmap_window *window;
+	int ret = 0;
+
+	list_for_each_entry(window, &region->windows, entry)
+		ret = pgmap_window_empty(window, NULL, false, flags, deadline,
+					 stats) ?: ret;
 	return ret;
 }
 
@@ -715,45 +866,90 @@ static void pgmap_region_unregister_windows(struct pgmap_region *region)
 }
 
 /*
- * Take the memory of a region back. If that fails the region works as before, or
- * when forced the pages that are left stay in closed windows for good.
+ * Take the memory of a region back. If that fails the region works as before, or when
+ * forced, or if the peer is lost, the pages that are left stay in closed windows.
  */
 static int pgmap_region_take_back(struct pgmap_region *region, unsigned int flags,
-				  unsigned long timeout, struct pgmap_stats *stats)
+				  unsigned long deadline, struct pgmap_stats *stats)
 {
 	int err;
 
 	pgmap_region_close(region);
-	err = pgmap_region_evacuate(region, timeout, stats);
+	pgmap_region_sweep(region, flags, deadline, stats);
+	err = pgmap_region_evacuate(region, flags, deadline, stats);
 	if (!err)
 		pgmap_region_unregister_windows(region);
-	else if (flags & PGMAP_FORCE)
+	else if (flags & PGMAP_FORCE || pgmap_peer_is_lost(region->peer))
 		region->closed = NULL;
 	else
 		pgmap_region_reopen(region);
 	return err;
 }
 
+/* A change of the topology on its way through the steps. */
+struct pgmap_change {
+	struct pgmap_fabric *fabric;
+	/* Whose scratch is used: partition and links. */
+	struct pgmap_scratch *scratch;
+	/* Peers that get another owner, as a mask. */
+	u64 movers;
+	unsigned int flags;
+	/* When it began, when to give up, and when to give up going back. In jiffies. */
+	unsigned long start, deadline, undo_deadline;
+	bool undone;
+	/* Regions that have not been moved yet. */
+	unsigned int regions;
+	struct pgmap_stats *stats;
+};
+
+/* The fabric is locked: it is this operation's turn, and its time begins. */
+static void pgmap_change_start(struct pgmap_change *change, unsigned long timeout)
+{
+	lockdep_assert_held(&change->fabric->lock);
+
+	change->start = jiffies;
+	change->deadline = change->start + timeout;
+}
+
+/* Until when to try to go back: the same for all that has to. */
+static unsigned long pgmap_change_undo_deadline(struct pgmap_change *change)
+{
+	if (!change->undone)
+		change->undo_deadline = jiffies + (jiffies - change->start) +
+					PGMAP_UNDO_TIMEOUT;
+	change->undone = true;
+	return change->undo_deadline;
+}
+
 /*
- * Try once to get the pages out that an earlier operation had to leave in a window
- * that is no longer current, and unregister it.
+ * Until when to try to move the next region. Forced, those that come later get their
+ * share, as what is not moved in time is lost; planned, one failure is enough.
+ */
+static unsigned long pgmap_change_deadline(struct pgmap_change *change)
+{
+	unsigned long now = jiffies;
+
+	if (!(change->flags & PGMAP_FORCE) || !change->regions ||
+	    !time_before(now, change->deadline))
+		return change->deadline;
+	return now + (change->deadline - now) / change->regions;
+}
+
+/*
+ * Try each page once that an earlier operation had to leave in a window that is no
+ * longer current, and unregister that. It is not worth to wait for.
  */
 static int pgmap_region_reap(struct pgmap_region *region,
-			     struct pgmap_stats *stats)
+			     struct pgmap_change *change)
 {
 	struct pgmap_window *window, *next, *to = pgmap_region_window(region);
 	int ret = 0;
 
 	list_for_each_entry_safe(window, next, &region->windows, entry) {
-		struct pgmap_drain drain = {
-			.window = window,
-			.to = to,
-			.stats = stats,
-		};
-
 		if (window == to)
 			continue;
-		if (pgmap_window_drain(&drain))
+		if (pgmap_window_empty(window, to, true, change->flags, jiffies,
+				       change->stats))
 			ret = -EBUSY;
 		else
 			pgmap_window_unregister(window);
@@ -773,23 +969,36 @@ static struct pgmap_window *pgmap_spare_find(struct pgmap_scratch *scratch,
 	return NULL;
 }
 
+/* A window to move a region to. It may be gone, if it could not be emptied. */
+static struct pgmap_window *pgmap_spare_get(struct pgmap_region *region,
+					    struct pgmap_owner *owner)
+{
+	struct pgmap_scratch *scratch = region->peer->scratch;
+	struct pgmap_window *window;
+
+	window = pgmap_spare_find(scratch, region->nr_slots);
+	if (!window) {
+		window = pgmap_window_register(region, owner);
+		if (!IS_ERR(window))
+			list_add(&window->entry, &scratch->spares);
+	}
+	return window;
+}
+
 /* Register windows until no region of the peer lacks one to move to. */
 static int pgmap_spares_register(struct pgmap_peer *peer,
 				 struct pgmap_owner *owner)
 {
-	struct pgmap_scratch *scratch = peer->scratch;
 	struct pgmap_region *region;
 
 	list_for_each_entry(region, &peer->regions, entry) {
 		struct pgmap_window *window;
 
-		if (!pgmap_region_window(region) ||
-		    pgmap_spare_find(scratch, region->nr_slots))
+		if (!pgmap_region_window(region))
 			continue;
-		window = pgmap_window_register(region, owner);
+		window = pgmap_spare_get(region, owner);
 		if (IS_ERR(window))
 			return PTR_ERR(window);
-		list_add(&window->entry, &scratch->spares);
 	}
 
 	return 0;
@@ -808,57 +1017,81 @@ static void pgmap_spares_unregister(struct pgmap_peer *peer)
  * if it is drained, becomes a spare; otherwise it stays with the region, closed.
  */
 static int pgmap_region_switch(struct pgmap_region *region,
-			       struct pgmap_window *new, unsigned long timeout,
-			       struct pgmap_stats *stats)
+			       struct pgmap_window *new, unsigned long deadline,
+			       struct pgmap_change *change)
 {
 	struct pgmap_window *old = pgmap_region_window(region);
-	struct pgmap_drain drain = {
-		.window = old,
-		.to = new,
-		.timeout = timeout,
-		.stats = stats,
-	};
 	int err;
 
 	list_move(&new->entry, &region->windows);
 	rcu_assign_pointer(region->window, new);
 	dev_pagemap_close(&old->pagemap);
 
-	err = pgmap_window_drain(&drain);
-	if (err)
-		pgmap_window_complain(old, "rehome", err);
-	else
+	err = pgmap_window_empty(old, new, change->flags & PGMAP_FORCE,
+				 change->flags, deadline, change->stats);
+	if (!err)
 		list_move(&old->entry, &region->peer->scratch->spares);
 	return err;
 }
 
 /*
- * Rehome a region to a window under @owner, taken from the peer's spares. On error
- * the region has the window from before, and what could not be put back into that
- * is left in a closed one; see "When it can not finish".
+ * Give a region pages under @owner where there is no second window to move it to:
+ * by way of system memory, which can fail. Then it has no device memory.
+ */
+static int pgmap_region_refill(struct pgmap_region *region,
+			       struct pgmap_owner *owner, unsigned int flags,
+			       unsigned long deadline, struct pgmap_stats *stats)
+{
+	struct pgmap_window *window = pgmap_region_window(region);
+	int err;
+
+	pgmap_region_close(region);
+	pgmap_region_sweep(region, flags, deadline, stats);
+	err = pgmap_region_evacuate(region, flags, deadline, stats);
+	region->closed = NULL;
+	if (err)
+		return err;
+
+	list_del_init(&window->entry);
+	pgmap_region_unregister_windows(region);
+	list_add(&window->entry, &region->windows);
+	pgmap_window_renew(window, region, owner);
+	rcu_assign_pointer(region->window, window);
+	return 0;
+}
+
+/*
+ * Rehome a region to a window under @owner. On error the region has the window from
+ * before, and what could not be put back into that is left in a closed one; see "When
+ * it can not finish". Forced, it has one under @owner in any case, or none if it could
+ * not be refilled, and an error means that there are pages still in a closed one.
  */
 static int pgmap_region_move(struct pgmap_region *region,
-			     struct pgmap_owner *owner, unsigned long timeout,
-			     struct pgmap_stats *stats)
+			     struct pgmap_owner *owner,
+			     struct pgmap_change *change)
 {
 	struct pgmap_window *old = pgmap_region_window(region);
+	unsigned long deadline = pgmap_change_deadline(change);
 	struct pgmap_window *new;
 	int err;
 
 	if (!old || old->owner == owner)
 		return 0;
 
-	new = pgmap_spare_find(region->peer->scratch, region->nr_slots);
-	if (!new)
-		return -ENOMEM;
+	new = pgmap_spare_get(region, owner);
+	if (IS_ERR(new))
+		return change->flags & PGMAP_FORCE ?
+		       pgmap_region_refill(region, owner, PGMAP_FORCE, deadline,
+					   change->stats) : PTR_ERR(new);
 	pgmap_window_renew(new, region, owner);
 
-	err = pgmap_region_switch(region, new, timeout, stats);
-	if (!err)
-		return 0;
+	err = pgmap_region_switch(region, new, deadline, change);
+	if (!err || change->flags & PGMAP_FORCE)
+		return err;
 
 	dev_pagemap_reopen(&old->pagemap);
-	pgmap_region_switch(region, old, max(timeout, PGMAP_UNDO_TIMEOUT), stats);
+	pgmap_region_switch(region, old, pgmap_change_undo_deadline(change),
+			    change);
 	return err;
 }
 
@@ -868,43 +1101,25 @@ static int pgmap_region_move(struct pgmap_region *region,
  */
 static void pgmap_region_move_back(struct pgmap_region *region,
 				   struct pgmap_owner *owner,
-				   unsigned long timeout,
-				   struct pgmap_stats *stats)
+				   struct pgmap_change *change)
 {
+	unsigned long deadline = pgmap_change_undo_deadline(change);
 	struct pgmap_window *old = pgmap_region_window(region);
 	struct pgmap_window *new;
 
 	if (!old || old->owner == owner)
 		return;
 
-	new = pgmap_spare_find(region->peer->scratch, region->nr_slots);
-	if (!new) {
-		/* Missing, as it could not be drained for a region before. */
-		new = pgmap_window_register(region, owner);
-		if (IS_ERR(new)) {
-			pgmap_region_take_back(region, PGMAP_FORCE, timeout,
-					       stats);
-			return;
-		}
-		list_add(&new->entry, &region->peer->scratch->spares);
+	new = pgmap_spare_get(region, owner);
+	if (IS_ERR(new)) {
+		pgmap_region_refill(region, owner, 0, deadline, change->stats);
+		return;
 	}
 	pgmap_window_renew(new, region, owner);
-	pgmap_region_switch(region, new, timeout, stats);
+	pgmap_region_switch(region, new, deadline, change);
 }
 
 /* --- topology --- */
-
-/* A change of the topology on its way through the steps. */
-struct pgmap_change {
-	struct pgmap_fabric *fabric;
-	/* Whose scratch is used: partition and links. */
-	struct pgmap_scratch *scratch;
-	/* Peers that get another owner, as a mask. */
-	u64 movers;
-	unsigned int flags;
-	unsigned long timeout;
-	struct pgmap_stats *stats;
-};
 
 /* The first peer at or after *@i that is in @mask, or NULL. */
 static struct pgmap_peer *pgmap_fabric_next(struct pgmap_fabric *fabric, u64 mask,
@@ -1055,10 +1270,10 @@ static void pgmap_peer_release(struct pgmap_peer *peer, struct pgmap_stats *stat
  * So give it the time to end. It may take longer, for it can be in a page fault
  * that waits for user space: then pages bounce, and that is all.
  */
-static void pgmap_peer_wait_walks(struct pgmap_peer *peer)
+static void pgmap_peer_wait_walks(struct pgmap_peer *peer, unsigned long deadline)
 {
 	wait_event_timeout(peer->fabric->wait, !atomic_read(&peer->walks),
-			   PGMAP_WALKS_TIMEOUT);
+			   time_before(jiffies, deadline) ? deadline - jiffies : 0);
 }
 
 /* Move all regions of a peer. On error some are under its new owner, some not. */
@@ -1068,12 +1283,8 @@ static int pgmap_peer_move(struct pgmap_peer *peer, struct pgmap_change *change)
 	int err, ret = 0;
 
 	list_for_each_entry(region, &peer->regions, entry) {
-		err = pgmap_region_move(region, peer->scratch->to,
-					change->timeout, change->stats);
-		if (err && change->flags & PGMAP_FORCE)
-			err = pgmap_region_take_back(region, PGMAP_FORCE,
-						     change->timeout,
-						     change->stats);
+		err = pgmap_region_move(region, peer->scratch->to, change);
+		change->regions--;
 		if (!err)
 			continue;
 		ret = err;
@@ -1090,9 +1301,7 @@ static void pgmap_peer_move_back(struct pgmap_peer *peer,
 
 	/* Nobody has mapped anything under the new owner: faults are held. */
 	list_for_each_entry(region, &peer->regions, entry)
-		pgmap_region_move_back(region, peer->scratch->from,
-				       max(change->timeout, PGMAP_UNDO_TIMEOUT),
-				       change->stats);
+		pgmap_region_move_back(region, peer->scratch->from, change);
 }
 
 /*
@@ -1105,6 +1314,7 @@ static int pgmap_change_apply(struct pgmap_change *change)
 	struct pgmap_fabric *fabric = change->fabric;
 	struct pgmap_stats *stats = change->stats;
 	struct pgmap_peer *peer;
+	unsigned long deadline;
 	unsigned int i;
 	int err, ret = 0;
 
@@ -1112,18 +1322,22 @@ static int pgmap_change_apply(struct pgmap_change *change)
 		err = pgmap_spares_register(peer, peer->scratch->to);
 		if (err && !force)
 			return err;
+		change->regions += list_count_nodes(&peer->regions);
 	}
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		pgmap_peer_hold(peer);
 		pgmap_peer_publish(peer, peer->scratch->to);
 	}
+	deadline = jiffies + PGMAP_WALKS_TIMEOUT;
+	if (time_after(deadline, change->deadline))
+		deadline = change->deadline;
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		if (!peer->scratch->from)
 			continue;
 		if (peer->ops->unmap_foreign)
 			peer->ops->unmap_foreign(peer);
-		pgmap_peer_wait_walks(peer);
+		pgmap_peer_wait_walks(peer, deadline);
 	}
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
@@ -1175,7 +1389,7 @@ static int pgmap_change(struct pgmap_change *change, u64 present)
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, present, &i)); i++)
 		list_for_each_entry(region, &peer->regions, entry)
-			reap = pgmap_region_reap(region, change->stats) ?: reap;
+			reap = pgmap_region_reap(region, change) ?: reap;
 	/* Who has the owner of what is left can map it, in whatever cluster. */
 	if (reap && !(change->flags & PGMAP_FORCE))
 		return reap;
@@ -1195,19 +1409,35 @@ out_release:
 	return err;
 }
 
-/* Take the fabric's lock, and teach lockdep once what may be taken under it. */
-static void pgmap_fabric_lock(struct pgmap_fabric *fabric)
-{
-	/* Callers do not hold it: whoever faults may wait for a change. */
-	if (current->mm)
-		might_lock_read(&current->mm->mmap_lock);
-	mutex_lock(&fabric->lock);
-	might_alloc(GFP_KERNEL);
 #ifdef CONFIG_LOCKDEP
+/*
+ * Teach lockdep the order of locks before anybody gets it wrong. What drivers take
+ * in their notifiers they teach it themselves, below fs_reclaim.
+ */
+static int __init pgmap_lockdep_init(void)
+{
+	static struct pgmap_fabric fabric __initdata;
+	struct mm_struct *mm = mm_alloc();
+
+	if (!mm)
+		return -ENOMEM;
+
+	pgmap_fabric_init(&fabric, "lockdep", NULL);
+	mutex_lock(&fabric.lock);
+	/* Who has it, and faults, may wait for a change of the topology. */
+	mmap_read_lock(mm);
+	fs_reclaim_acquire(GFP_KERNEL);
 	lock_map_acquire(&__mmu_notifier_invalidate_range_start_map);
 	lock_map_release(&__mmu_notifier_invalidate_range_start_map);
-#endif
+	fs_reclaim_release(GFP_KERNEL);
+	mmap_read_unlock(mm);
+	mutex_unlock(&fabric.lock);
+
+	mmput(mm);
+	return 0;
 }
+late_initcall(pgmap_lockdep_init);
+#endif
 
 /**
  * pgmap_fabric_init() - set up a fabric at run time
@@ -1232,8 +1462,9 @@ EXPORT_SYMBOL_GPL(pgmap_fabric_init);
 /**
  * pgmap_peer_join() - become part of a fabric
  * @fabric: the fabric
- * @peer: the peer: zeroed, or one that has left; name, ops and nid set
- * @timeout: bound for moving pages of other peers, see pgmap_peer_leave()
+ * @peer: the peer: zeroed before the first time, or one that has left; name, ops and
+ *	nid set
+ * @timeout: give up after so long, in jiffies
  * @stats: what it did is added here; may be NULL
  *
  * Finds out the links of the peer, if the fabric can tell, and gives it an owner:
@@ -1242,9 +1473,9 @@ EXPORT_SYMBOL_GPL(pgmap_fabric_init);
  *
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0; -EBUSY if the peer is a member already, or if pages of other peers
- *	   could not be moved in time; -ENOSPC if the fabric is full; -ENOMEM or
- *	   another error of memremap_pages(). On error nothing has changed, save
- *	   for what "When it can not finish" tells.
+ *	   could not be moved in time; -ENODEV if it is lost; -ENOSPC if the fabric is
+ *	   full; -ENOMEM or another error of memremap_pages(). On error nothing has
+ *	   changed, save for what "When it can not finish" tells.
  */
 int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
 		    unsigned long timeout, struct pgmap_stats *stats)
@@ -1252,7 +1483,6 @@ int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
 	struct pgmap_stats unused = {};
 	struct pgmap_change change = {
 		.fabric = fabric,
-		.timeout = timeout,
 		.stats = stats ?: &unused,
 	};
 	struct pgmap_scratch *scratch;
@@ -1275,9 +1505,14 @@ int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
 		return -ENOMEM;
 	}
 
-	pgmap_fabric_lock(fabric);
+	mutex_lock(&fabric->lock);
+	pgmap_change_start(&change, timeout);
 	if (peer->scratch) {
 		err = -EBUSY;
+		goto err_unlock;
+	}
+	if (pgmap_peer_is_lost(peer)) {
+		err = -ENODEV;
 		goto err_unlock;
 	}
 	present = pgmap_fabric_mask(fabric);
@@ -1324,7 +1559,7 @@ EXPORT_SYMBOL_GPL(pgmap_peer_join);
  * pgmap_peer_leave() - stop to be part of a fabric
  * @peer: the peer
  * @flags: 0, or %PGMAP_FORCE if it leaves in any case
- * @timeout: give up if no page of a region moves for so long, in jiffies
+ * @timeout: give up after so long, in jiffies
  * @stats: what it did is added here; may be NULL
  *
  * Brings all pages of the peer to system memory, which needs the device to be
@@ -1334,15 +1569,19 @@ EXPORT_SYMBOL_GPL(pgmap_peer_join);
  * regions need not be unregistered any more.
  *
  * If not all pages could be moved, the peer stays a member, and its memory works as
- * before, though some of its pages may be in system memory now. With %PGMAP_FORCE it
- * is no member any more: it gives out no pages, has no owner and no foreign mappings,
- * and the pages that are left stay in closed windows. Then the call has to be
- * repeated until it returns 0, before anything can be freed.
+ * before, though some of its pages may be in system memory now.
+ *
+ * With %PGMAP_FORCE, or if the peer is lost, it is no member any more in any case: it
+ * gives out no pages, has no owner and no foreign mappings, and nobody has mappings
+ * of its pages, save those that were locked by somebody all the time. Pages that
+ * could not be moved are poisoned, at once if the peer is lost. If it returns an
+ * error, some are referred to still; then it has to be repeated until it returns 0,
+ * before the memory behind struct pgmap_peer and its regions can be freed.
  *
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0; -ENODEV if the peer is not a member; -EINVAL for unknown flags;
  *	   -EBUSY if pages stayed in use, -ENOMEM if there was no memory for them,
- *	   or the error of &pgmap_peer_ops.copy_to_ram.
+ *	   or the error of &pgmap_peer_ops.copy_to_ram. When forced, -EBUSY only.
  */
 int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 		     unsigned long timeout, struct pgmap_stats *stats)
@@ -1353,36 +1592,57 @@ int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 	struct pgmap_stats unused = {};
 	struct pgmap_change change = {
 		.fabric = fabric,
-		.timeout = timeout,
+		.flags = flags,
 		.stats = stats ?: &unused,
 	};
 	unsigned int i;
-	int err, ret = 0;
+	int err, ret;
 
 	if (flags & ~PGMAP_FORCE)
 		return -EINVAL;
 	if (!fabric)
 		return -ENODEV;
 
-	pgmap_fabric_lock(fabric);
+	mutex_lock(&fabric->lock);
+	pgmap_change_start(&change, timeout);
 	scratch = peer->scratch;
 	if (!scratch) {
 		mutex_unlock(&fabric->lock);
 		return -ENODEV;
 	}
 
+	/* There is nothing to come back to. */
+	if (pgmap_peer_is_lost(peer))
+		change.flags |= PGMAP_FORCE;
+
 	/* All first, lest pages of one are moved to another. */
 	list_for_each_entry(region, &peer->regions, entry)
 		pgmap_region_close(region);
+	/*
+	 * Again all, before one is waited for: a page that is held takes no time
+	 * from others.
+	 */
+	list_for_each_entry(region, &peer->regions, entry)
+		pgmap_region_sweep(region, change.flags, change.deadline, change.stats);
+again:
+	ret = 0;
+	change.regions = list_count_nodes(&peer->regions);
 	list_for_each_entry(region, &peer->regions, entry) {
-		err = pgmap_region_evacuate(region, timeout, change.stats);
+		err = pgmap_region_evacuate(region, change.flags,
+					    pgmap_change_deadline(&change),
+					    change.stats);
+		change.regions--;
 		if (!err)
 			continue;
 		ret = err;
-		if (!(flags & PGMAP_FORCE))
+		if (!(change.flags & PGMAP_FORCE))
 			break;
 	}
-	if (ret && !(flags & PGMAP_FORCE)) {
+	if (ret && !(change.flags & PGMAP_FORCE)) {
+		if (pgmap_peer_is_lost(peer)) {
+			change.flags |= PGMAP_FORCE;
+			goto again;
+		}
 		list_for_each_entry(region, &peer->regions, entry)
 			pgmap_region_reopen(region);
 		mutex_unlock(&fabric->lock);
@@ -1409,14 +1669,22 @@ int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 
 		/*
 		 * The others may form larger clusters without this one. If that
-		 * fails they go on in those they have, which are still good.
+		 * fails, or there is no time left for it, they go on in those they
+		 * have, which are still good. To go back is to take no longer than
+		 * there is time either.
 		 */
 		memcpy(scratch->links, fabric->links, sizeof(scratch->links));
 		change.scratch = scratch;
-		pgmap_change(&change, pgmap_fabric_mask(fabric));
+		change.flags = 0;
+		change.start = jiffies;
+		if (time_before(change.start, change.deadline)) {
+			change.deadline -= (change.deadline - change.start) / 2;
+			pgmap_change(&change, pgmap_fabric_mask(fabric));
+		}
 	}
 
 	if (!ret) {
+		WRITE_ONCE(peer->lost, false);
 		peer->scratch = NULL;
 		pgmap_owner_put(scratch->reserve);
 		kvfree(scratch);
@@ -1428,12 +1696,30 @@ int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 EXPORT_SYMBOL_GPL(pgmap_peer_leave);
 
 /**
+ * pgmap_peer_set_lost() - the device is gone, and its memory with it
+ * @peer: the peer
+ *
+ * From now on no copy is begun, and one that is under way is thrown away. The peer's
+ * walks end with -ENODEV. What is mapped stays so until pgmap_peer_leave(), which is
+ * to follow, and which poisons it; until then it is up to the driver's migrate_to_ram()
+ * to return VM_FAULT_HWPOISON if pgmap_peer_is_lost().
+ *
+ * Context: Any. Takes no lock, so that an operation that holds the fabric's can
+ *	    learn of it.
+ */
+void pgmap_peer_set_lost(struct pgmap_peer *peer)
+{
+	WRITE_ONCE(peer->lost, true);
+}
+EXPORT_SYMBOL_GPL(pgmap_peer_set_lost);
+
+/**
  * pgmap_fabric_set_links() - links come up, go down, or both
  * @fabric: the fabric
  * @links: what changes; if a pair is named more than once, the last counts
  * @nr: number of entries
  * @flags: 0, or %PGMAP_FORCE if the links are gone already
- * @timeout: give up if no page of a region moves for so long, in jiffies
+ * @timeout: give up after so long, in jiffies
  * @stats: what it did is added here; may be NULL
  *
  * All links change in one step: the fabric's peers are divided anew, and those
@@ -1441,9 +1727,10 @@ EXPORT_SYMBOL_GPL(pgmap_peer_leave);
  * peer outside its cluster. Links that go down in a planned way must work until
  * then; they are used again if it fails.
  *
- * With %PGMAP_FORCE a region that can't get a window, or be moved, loses its device
- * memory: its pages go to system memory, and pgmap_window_get() returns NULL until
- * the region is registered again.
+ * With %PGMAP_FORCE pages that can't be moved in time are poisoned. Those of a region
+ * for which there is no second window go to system memory; if one can't, the region has
+ * no device memory any more: pgmap_window_get() returns NULL until
+ * pgmap_region_unregister() has returned 0 and the region is registered again.
  *
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0; -EINVAL for unknown flags, an empty change, a pair that is not one,
@@ -1462,7 +1749,6 @@ int pgmap_fabric_set_links(struct pgmap_fabric *fabric,
 	struct pgmap_change change = {
 		.fabric = fabric,
 		.flags = flags,
-		.timeout = timeout,
 		.stats = stats ?: &unused,
 	};
 	unsigned int i;
@@ -1471,7 +1757,8 @@ int pgmap_fabric_set_links(struct pgmap_fabric *fabric,
 	if (flags & ~PGMAP_FORCE || !nr)
 		return -EINVAL;
 
-	pgmap_fabric_lock(fabric);
+	mutex_lock(&fabric->lock);
+	pgmap_change_start(&change, timeout);
 	for (i = 0; i < nr; i++) {
 		const struct pgmap_link *link = &links[i];
 
@@ -1556,7 +1843,8 @@ EXPORT_SYMBOL_GPL(pgmap_peer_owner_id);
  *
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0; -EINVAL for a bad size or a peer without copy_to_ram() or rehome();
- *	   -ENODEV if the peer is not a member; -EBUSY if the region is registered;
+ *	   -ENODEV if the peer is not a member, or lost; -EBUSY if the region is
+ *	   registered;
  *	   or an error of memremap_pages().
  */
 int pgmap_region_register(struct pgmap_peer *peer, struct pgmap_region *region,
@@ -1567,15 +1855,15 @@ int pgmap_region_register(struct pgmap_peer *peer, struct pgmap_region *region,
 	struct pgmap_window *window;
 	int err = 0;
 
+	if (!fabric)
+		return -ENODEV;
 	if (!nr_slots || !IS_ALIGNED(nr_slots, PAGES_PER_SUBSECTION) ||
 	    nr_slots > ULONG_MAX >> PAGE_SHIFT ||
 	    !peer->ops->copy_to_ram || !peer->ops->rehome)
 		return -EINVAL;
-	if (!fabric)
-		return -ENODEV;
 
-	pgmap_fabric_lock(fabric);
-	if (!pgmap_peer_joined(peer)) {
+	mutex_lock(&fabric->lock);
+	if (!pgmap_peer_joined(peer) || pgmap_peer_is_lost(peer)) {
 		err = -ENODEV;
 		goto out_unlock;
 	}
@@ -1613,7 +1901,7 @@ EXPORT_SYMBOL_GPL(pgmap_region_register);
  * pgmap_region_unregister() - take a run of slots back
  * @region: the region
  * @flags: 0, or %PGMAP_FORCE if it must not give pages out again in any case
- * @timeout: give up if no page moves for so long, in jiffies
+ * @timeout: give up after so long, in jiffies
  * @stats: what it did is added here; may be NULL
  *
  * Brings all pages of the region to system memory and unregisters them. When it
@@ -1622,7 +1910,7 @@ EXPORT_SYMBOL_GPL(pgmap_region_register);
  * Context: May sleep. See &struct pgmap_fabric for the locks.
  * Return: 0, also if the region is not registered or its peer has left; -EINVAL for
  *	   unknown flags; otherwise as for pgmap_peer_leave(), and the region works
- *	   as before, or when forced stays closed.
+ *	   as before, or stays closed when forced or if the peer is lost.
  */
 int pgmap_region_unregister(struct pgmap_region *region, unsigned int flags,
 			    unsigned long timeout, struct pgmap_stats *stats)
@@ -1637,9 +1925,9 @@ int pgmap_region_unregister(struct pgmap_region *region, unsigned int flags,
 		return 0;
 
 	fabric = region->peer->fabric;
-	pgmap_fabric_lock(fabric);
+	mutex_lock(&fabric->lock);
 	if (!list_empty(&region->windows))
-		err = pgmap_region_take_back(region, flags, timeout,
+		err = pgmap_region_take_back(region, flags, jiffies + timeout,
 					     stats ?: &unused);
 	if (!err)
 		list_del_init(&region->entry);
@@ -1650,6 +1938,13 @@ int pgmap_region_unregister(struct pgmap_region *region, unsigned int flags,
 EXPORT_SYMBOL_GPL(pgmap_region_unregister);
 
 /* --- walks --- */
+
+/* A test stops here, to be overtaken by a change of the topology. */
+VISIBLE_IF_KUNIT void pgmap_walk_race(void)
+{
+	KUNIT_STATIC_STUB_REDIRECT(pgmap_walk_race);
+}
+EXPORT_SYMBOL_IF_KUNIT(pgmap_walk_race);
 
 /**
  * pgmap_walk_begin() - start to look pages up on behalf of a peer
@@ -1680,7 +1975,7 @@ EXPORT_SYMBOL_GPL(pgmap_region_unregister);
  * Context: May sleep. The caller holds neither mmap_lock nor a lock that mmu
  *	    notifiers or the callbacks of &struct pgmap_peer_ops take.
  * Return: 0; -EINTR if a fatal signal is pending; -ENODEV if the peer is not a
- *	   member of a fabric. On error there is nothing to end.
+ *	   member of a fabric, or lost. On error there is nothing to end.
  */
 int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 {
@@ -1694,7 +1989,7 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 		return 0;
 
 	fabric = READ_ONCE(peer->fabric);
-	if (!fabric)
+	if (!fabric || pgmap_peer_is_lost(peer))
 		return -ENODEV;
 
 	/* It may wait for the holder of the lock, and so for its callbacks. */
@@ -1710,6 +2005,7 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 				return -EINTR;
 			continue;
 		}
+		pgmap_walk_race();
 
 		atomic_inc(&peer->walks);
 		smp_mb__after_atomic();		/* (A) */
@@ -1732,6 +2028,8 @@ int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk)
 		return -ENODEV;
 	}
 
+	if (should_fail(&slow_pgmap, 1))
+		msleep(PGMAP_SLOW_MS);
 	return 0;
 }
 EXPORT_SYMBOL_GPL(pgmap_walk_begin);

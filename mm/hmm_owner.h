@@ -5,6 +5,7 @@
 #include <linux/pgmap_owner.h>
 
 #if IS_ENABLED(CONFIG_KUNIT)
+void pgmap_walk_race(void);
 struct folio *pgmap_folio_alloc(unsigned int order);
 struct pgmap_owner *pgmap_owner_alloc(gfp_t gfp);
 struct pgmap_window *pgmap_window_register(struct pgmap_region *region,

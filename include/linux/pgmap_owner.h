@@ -30,6 +30,7 @@ struct resource;
  * struct pgmap_stats - what one operation on a fabric did
  * @pages_rehomed: pages that moved to another window; no byte was copied
  * @pages_evacuated: pages that were copied to system memory
+ * @pages_poisoned: pages that were lost: whoever mapped them faults there
  * @bytes_copied: bytes that the drivers were asked to copy
  * @peers_moved: peers whose owner changed
  * @stall_ns: longest time, in nanoseconds, that a peer's faults were held up
@@ -41,6 +42,7 @@ struct resource;
 struct pgmap_stats {
 	u64 pages_rehomed;
 	u64 pages_evacuated;
+	u64 pages_poisoned;
 	u64 bytes_copied;
 	u64 stall_ns;
 	unsigned int peers_moved;
@@ -110,7 +112,8 @@ struct pgmap_peer_ops {
 	 * driver takes the lock under which it calls pgmap_walk_retry() and
 	 * unmaps; dropping more than the foreign mappings is allowed. When it
 	 * returns, the device no longer uses any mapping that was made before
-	 * the call. It can not fail.
+	 * the call. It can not fail. If the device is lost, it uses nothing,
+	 * and the driver only forgets.
 	 *
 	 * Context: May sleep. &pgmap_fabric.lock is held; mmap_lock, folio
 	 * locks and notifiers are not. Must not wait for a fault that may be
@@ -127,7 +130,10 @@ struct pgmap_peer_ops {
 	 * in @src[i], except that a large source has an entry at its first page
 	 * only, also where its destinations are small: then the source of entry
 	 * i is a later page of the last folio before. When it returns 0 the
-	 * data is visible to the CPU. Required for a peer that registers memory.
+	 * data is visible to the CPU, and the device was there until the last
+	 * byte was read: a driver whose reads give invented data once the device
+	 * is gone has to look for that afterwards. Required for a peer that
+	 * registers memory. Not called when the peer is known to be lost.
 	 *
 	 * Context: May sleep. &pgmap_fabric.lock and the folio locks are held.
 	 *
@@ -179,6 +185,8 @@ struct pgmap_peer {
 	 * up. Written under &pgmap_fabric.lock.
 	 */
 	unsigned int moves;
+	/* Set by pgmap_peer_set_lost(), cleared when the peer has left. */
+	bool lost;
 	/* Walks between pgmap_walk_begin() and pgmap_walk_end(). */
 	atomic_t walks;
 	/* &pgmap_region.entry. Protected by &pgmap_fabric.lock. */
@@ -187,13 +195,26 @@ struct pgmap_peer {
 	struct pgmap_scratch *scratch;
 };
 
-/* Go on without the peer's device memory where it can't be moved or rehomed. */
+/* Go on where pages can't be moved in time: poison them. */
 #define PGMAP_FORCE	BIT(0)
 
 int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
 		    unsigned long timeout, struct pgmap_stats *stats);
 int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 		     unsigned long timeout, struct pgmap_stats *stats);
+void pgmap_peer_set_lost(struct pgmap_peer *peer);
+
+/**
+ * pgmap_peer_is_lost() - has the device gone?
+ * @peer: a peer
+ *
+ * Context: Any.
+ * Return: true after pgmap_peer_set_lost(), until pgmap_peer_leave() returns 0.
+ */
+static inline bool pgmap_peer_is_lost(const struct pgmap_peer *peer)
+{
+	return READ_ONCE(peer->lost);
+}
 
 /**
  * struct pgmap_link - one change of a fabric's links

@@ -19,14 +19,19 @@
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
 #include <linux/pgmap_owner.h>
+#include <linux/sched/mm.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 
+#include <trace/events/pgmap_owner.h>
+
 #include "../hmm_owner.h"
+#include "../internal.h"
 
 #define MOCK_REGIONS	3
 #define MOCK_SLOTS	(2UL * PAGES_PER_SUBSECTION)
-#define MOCK_TIMEOUT	msecs_to_jiffies(300)
+/* For moving what a test moves on a slow machine; and for what does not move. */
+#define MOCK_TIMEOUT	HZ
 /* The memory that tests write and check is one word in as many bytes. */
 #define MOCK_STRIDE	64
 
@@ -45,6 +50,7 @@ struct mock_gpu {
 	unsigned int unmaps;
 	unsigned int rehomes;
 	int copy_err;
+	void (*on_copy)(struct mock_gpu *gpu);
 	void (*on_unmap)(struct mock_gpu *gpu);
 	void (*on_rehome)(struct mock_gpu *gpu, struct folio *new);
 };
@@ -111,9 +117,13 @@ static int mock_copy_to_ram(struct pgmap_region *region,
 			    const unsigned long *src, const unsigned long *dst,
 			    unsigned long nr)
 {
-	if (to_mock(region)->gpu->copy_err)
-		return to_mock(region)->gpu->copy_err;
+	struct mock_gpu *gpu = to_mock(region)->gpu;
+
+	if (gpu->copy_err)
+		return gpu->copy_err;
 	mock_copy(src, dst, nr);
+	if (gpu->on_copy)
+		gpu->on_copy(gpu);
 	return 0;
 }
 
@@ -169,6 +179,9 @@ static vm_fault_t mock_migrate_to_ram(struct vm_fault *vmf)
 	vm_fault_t ret = VM_FAULT_SIGBUS;
 	struct folio *folio;
 
+	if (pgmap_peer_is_lost(pgmap_page_window(vmf->page)->region->peer))
+		return VM_FAULT_HWPOISON;
+
 	args.src = kvcalloc(1UL << order, sizeof(long), GFP_KERNEL);
 	args.dst = kvcalloc(1UL << order, sizeof(long), GFP_KERNEL);
 	if (!args.src || !args.dst || migrate_vma_setup(&args))
@@ -212,8 +225,10 @@ struct mock_ctx {
 	/* Injected failures: the n-th call from now fails; 0 is never. */
 	unsigned int fail_register;
 	/* All calls fail. */
-	bool fail_owner, fail_large;
+	bool fail_registers, fail_owner, fail_large, fail_small;
 	unsigned int registers;
+	/* Called by mock_migrate() while the pages are locked and not mapped. */
+	void (*in_migrate)(struct kunit *test);
 	struct mmu_interval_notifier notifier;
 };
 
@@ -237,7 +252,7 @@ static struct pgmap_window *mock_register(struct pgmap_region *region,
 	struct pgmap_window *window;
 
 	ctx->registers++;
-	if (ctx->fail_register && !--ctx->fail_register)
+	if (ctx->fail_registers || (ctx->fail_register && !--ctx->fail_register))
 		return ERR_PTR(-ERANGE);
 
 	kunit_deactivate_static_stub(test, pgmap_window_register);
@@ -267,7 +282,7 @@ static struct folio *mock_folio_alloc(unsigned int order)
 	struct mock_ctx *ctx = test->priv;
 	struct folio *folio;
 
-	if (ctx->fail_large && order)
+	if (order ? ctx->fail_large : ctx->fail_small)
 		return NULL;
 
 	kunit_deactivate_static_stub(test, pgmap_folio_alloc);
@@ -446,6 +461,8 @@ static void mock_migrate(struct kunit *test, struct mock_gpu *gpu,
 			      (order ? MIGRATE_PFN_COMPOUND : 0);
 	}
 	migrate_vma_pages(&args);
+	if (ctx->in_migrate)
+		ctx->in_migrate(test);
 	migrate_vma_finalize(&args);
 	mmap_read_unlock(current->mm);
 
@@ -526,6 +543,74 @@ static struct page *mock_hold(struct mock_gpu *gpu, unsigned int r,
 
 	get_page(page);
 	return page;
+}
+
+/* --- somebody else, at the same time --- */
+
+/* A thread that does one thing to the test's devices or memory. */
+struct racer {
+	struct kunit *test;
+	struct mm_struct *mm;
+	int (*func)(struct racer *racer);
+	struct mock_gpu *gpu;
+	/* Forked from @mm, by a thread before. */
+	struct mm_struct *child;
+	/* In and out of @func. */
+	unsigned long addr;
+	u64 value;
+	struct pgmap_stats stats;
+	int ret;
+	struct completion runs, at_point, go, done;
+};
+
+static struct racer racer;
+
+static int racer_main(void *data)
+{
+	current->kunit_test = racer.test;
+	kthread_use_mm(racer.mm);
+	complete(&racer.runs);
+	racer.ret = racer.func(&racer);
+	kthread_unuse_mm(racer.mm);
+	current->kunit_test = NULL;
+	complete(&racer.done);
+	return 0;
+}
+
+static void race(struct kunit *test, int (*func)(struct racer *racer),
+		 struct mock_gpu *gpu)
+{
+	struct mock_ctx *ctx = test->priv;
+
+	racer = (struct racer){
+		.test = test,
+		.mm = current->mm,
+		.func = func,
+		.gpu = gpu,
+		.child = racer.child,
+		.addr = ctx->addr,
+	};
+	init_completion(&racer.runs);
+	init_completion(&racer.at_point);
+	init_completion(&racer.go);
+	init_completion(&racer.done);
+	if (IS_ERR(kthread_run(racer_main, NULL, "mock_racer"))) {
+		racer.ret = -ENOMEM;
+		complete(&racer.done);
+		return;
+	}
+	wait_for_completion(&racer.runs);
+}
+
+/* The other one has to wait for us: it does not get through meanwhile. */
+static void race_waits(struct kunit *test)
+{
+	KUNIT_EXPECT_EQ(test, 0, wait_for_completion_timeout(&racer.done, HZ / 20));
+}
+
+static void race_ends(struct kunit *test)
+{
+	KUNIT_ASSERT_NE(test, 0, wait_for_completion_timeout(&racer.done, 20 * HZ));
 }
 
 /* --- owners --- */
@@ -887,6 +972,7 @@ static void forced_link_down(struct kunit *test)
 	struct mock_ctx *ctx = test->priv;
 	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
 	struct pgmap_stats stats = {};
+	struct page *page;
 
 	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
 	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
@@ -894,26 +980,49 @@ static void forced_link_down(struct kunit *test)
 	mock_migrate(test, a, 1, 100, 100, 0);
 	mock_migrate(test, b, 0, 200, 300, 0);
 
+	/* No second window is to be had: it goes by way of system memory. */
 	kunit_activate_static_stub(test, pgmap_window_register, mock_register);
-	ctx->fail_register = 1;
+	ctx->fail_registers = true;
 	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, PGMAP_FORCE, &stats));
 	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
 	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 200);
 	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
-	KUNIT_EXPECT_NULL(test, pgmap_window_get(&a->regions[0].region));
-	mock_expect(test, a, 0, 0);
+	mock_expect(test, b, 300, 0);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_expect(test, a, 100, 0);
 	mock_expect(test, b, 300, 0);
 
+	/* Nor is there one, and it can't be emptied. */
+	ctx->fail_registers = false;
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	page = mock_hold(a, 0, 3);
+	ctx->fail_registers = true;
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, PGMAP_FORCE, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 299);
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 1);
+	KUNIT_EXPECT_NULL(test, pgmap_window_get(&a->regions[0].region));
+	mock_expect(test, b, 300, 0);
+	put_page(page);
+
 	/* It can be had back. */
+	ctx->fail_registers = false;
 	KUNIT_EXPECT_EQ(test, 0, pgmap_region_unregister(&a->regions[0].region, 0, HZ, NULL));
 	KUNIT_EXPECT_EQ(test, 0,
 			pgmap_region_register(&a->peer, &a->regions[0].region,
 					      MOCK_SLOTS, &mock_pgmap_ops));
-	mock_migrate(test, a, 0, 0, 100, 0);
-	mock_expect(test, a, 100, 0);
+	mock_migrate(test, a, 0, 10, 50, 0);
+	mock_expect(test, a, 50, 0);
 
-	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	KUNIT_EXPECT_EQ(test, PAGE_SIZE, mock_wrong_bytes(test));
 	mock_munmap(test);
+}
+
+static unsigned long stuck_pfn;
+
+static void mock_stuck(void *data, const char *peer, const char *what,
+		       unsigned long pfn, int refs, int mappings, int err)
+{
+	stuck_pfn = pfn;
 }
 
 static void leave_fails(struct kunit *test)
@@ -936,7 +1045,14 @@ static void leave_fails(struct kunit *test)
 
 	/* A page is held: others may be in system memory by now, that one not. */
 	page = mock_hold(a, 1, 3);
+	if (IS_ENABLED(CONFIG_TRACEPOINTS))
+		KUNIT_ASSERT_EQ(test, 0, register_trace_pgmap_stuck(mock_stuck, NULL));
 	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&a->peer, 0, MOCK_TIMEOUT, NULL));
+	if (IS_ENABLED(CONFIG_TRACEPOINTS)) {
+		unregister_trace_pgmap_stuck(mock_stuck, NULL);
+		tracepoint_synchronize_unregister();
+		KUNIT_EXPECT_EQ(test, stuck_pfn, page_to_pfn(page));
+	}
 	view = mock_look(test, a);
 	KUNIT_EXPECT_EQ(test, view.own, 1);
 	KUNIT_EXPECT_EQ(test, view.wrong, 0);
@@ -1069,20 +1185,24 @@ static void forced_link_is_stuck(struct kunit *test)
 {
 	struct mock_ctx *ctx = test->priv;
 	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
 	struct page *page;
 
 	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
 	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
-	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 0, 0, 50, 0);
+	mock_migrate(test, a, 0, 50, 50, HPAGE_PMD_NR + 10);
 	mock_migrate(test, b, 0, 200, 300, 0);
 	page = mock_hold(a, 0, 3);
 
 	/* Nor does it fail for want of an owner. */
 	kunit_activate_static_stub(test, pgmap_owner_alloc, mock_owner_alloc);
 	ctx->fail_owner = true;
-	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, PGMAP_FORCE, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 1);
 	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
 	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
+	KUNIT_EXPECT_FALSE(test, folio_mapped(page_folio(page)));
 	put_page(page);
 	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
 	mock_expect(test, b, 300, 0);
@@ -1105,7 +1225,9 @@ static void forced_leave_is_stuck(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
 	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
 	mock_migrate(test, a, 0, 0, 100, 0);
-	mock_migrate(test, a, 1, 100, 100, 0);
+	/* More than is tried at once. */
+	mock_migrate(test, a, 1, 100, 50, 0);
+	mock_migrate(test, a, 1, 150, 50, HPAGE_PMD_NR + 10);
 	page = mock_hold(a, 0, 3);
 
 	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&a->peer, PGMAP_FORCE,
@@ -1119,11 +1241,145 @@ static void forced_leave_is_stuck(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, -EINVAL, mock_link(test, a, b, false, 0, NULL));
 	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_join(&ctx->fabric, &a->peer, HZ, NULL));
 
+	/* It is referred to, but nobody maps it, and its address is poisoned. */
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 1);
+	KUNIT_EXPECT_FALSE(test, folio_mapped(page_folio(page)));
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), PAGE_SIZE);
+
 	put_page(page);
 	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
 	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
 	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
-	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* What nobody maps has no data any more, whoever refers to it. */
+static void unmapped_is_left_alone(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1);
+	unsigned long src, dst = 0;
+	struct page *page;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 10, 0);
+	page = mock_hold(a, 0, 3);
+	mock_munmap(test);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 1);
+	KUNIT_ASSERT_EQ(test, 0, migrate_device_range(&src, page_to_pfn(page), 1));
+	KUNIT_EXPECT_EQ(test, 0, src & MIGRATE_PFN_MIGRATE);
+	migrate_device_finalize(&src, &dst, 1);
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+}
+
+/* A device that is torn out takes its pages with it, and nothing else. */
+static void lost_pages_are_poisoned(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	struct hmm_range range = {
+		.notifier = &ctx->notifier,
+		.default_flags = HMM_PFN_REQ_FAULT,
+	};
+	unsigned long nr = param->nr, anon, pfn;
+	struct pgmap_stats stats = {};
+	struct pgmap_walk walk;
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_mmap(test, 4 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, nr, 0);
+	mock_migrate(test, a, 1, HPAGE_PMD_NR, nr, 0);
+	mock_migrate(test, b, 0, 2 * HPAGE_PMD_NR, nr, 0);
+	mock_expect(test, b, nr, 2 * nr);
+	anon = get_mm_counter_sum(current->mm, MM_ANONPAGES);
+
+	pgmap_peer_set_lost(&a->peer);
+	KUNIT_EXPECT_EQ(test, -ENODEV, pgmap_walk_begin(&a->peer, &walk));
+	a->copy_err = -EDOM;
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 2 * nr);
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_EQ(test, anon - 2 * nr,
+			get_mm_counter_sum(current->mm, MM_ANONPAGES));
+
+	/* Others: what is theirs is there, what was on A is an error. */
+	mock_expect(test, b, nr, 0);
+	range.hmm_pfns = &pfn;
+	range.start = ctx->addr;
+	range.end = ctx->addr + PAGE_SIZE;
+	KUNIT_EXPECT_EQ(test, -EFAULT,
+			pgmap_range_fault(&b->peer, &walk, &range, HZ));
+
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), 2 * nr << PAGE_SHIFT);
+	/* It goes with the mapping. */
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(ctx->addr, HPAGE_PMD_SIZE));
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test),
+			(nr << PAGE_SHIFT) + HPAGE_PMD_SIZE);
+
+	/* And the device can be plugged in again. */
+	a->copy_err = 0;
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_join(&ctx->fabric, &a->peer, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, 0, pgmap_walk_begin(&a->peer, &walk));
+	pgmap_walk_end(&walk);
+	mock_munmap(test);
+}
+
+static void mock_lose(struct mock_gpu *gpu)
+{
+	pgmap_peer_set_lost(&gpu->peer);
+}
+
+/* Torn out during the copy: nobody gets to see what was copied. */
+static void lost_while_copying(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	a->on_copy = mock_lose;
+	/* Planned or not, there is nothing to come back to. */
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 100);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), 100 << PAGE_SHIFT);
+	mock_munmap(test);
+}
+
+static int race_lose(struct racer *racer)
+{
+	msleep(100);
+	pgmap_peer_set_lost(&racer->gpu->peer);
+	return 0;
+}
+
+/* Torn out during a planned removal that waits: what is left is lost, at once. */
+static void lost_while_waiting(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 2);
+	struct pgmap_stats stats = {};
+	unsigned long start = jiffies;
+	struct page *page;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	page = mock_hold(a, 0, 3);
+	race(test, race_lose, a);
+	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&a->peer, 0, 2 * HZ, &stats));
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 199);
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 1);
+	KUNIT_EXPECT_NULL(test, pgmap_window_get(&a->regions[1].region));
+	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + 3 * HZ));
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), PAGE_SIZE);
 	mock_munmap(test);
 }
 
@@ -1144,6 +1400,39 @@ static void leave_splits_large(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, stats.bytes_copied, HPAGE_PMD_SIZE);
 	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
 	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* There is nothing to evacuate to: planned, it stays; forced, it is lost. */
+static void leave_without_memory(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+	unsigned long start;
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	kunit_activate_static_stub(test, pgmap_folio_alloc, mock_folio_alloc);
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	ctx->fail_large = true;
+	ctx->fail_small = true;
+	start = jiffies;
+	KUNIT_EXPECT_EQ(test, -ENOMEM, pgmap_peer_leave(&a->peer, 0, HZ, &stats));
+	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + HZ + HZ / 10));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 0);
+	mock_expect(test, a, param->nr, 0);
+	mock_expect(test, b, 0, param->nr);
+
+	start = jiffies;
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, PGMAP_FORCE, HZ, &stats));
+	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + HZ + HZ / 10));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, param->nr);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), param->nr << PAGE_SHIFT);
 	mock_munmap(test);
 }
 
@@ -1189,52 +1478,6 @@ static void walk_sees_change(struct kunit *test)
 	pgmap_walk_end(&none);
 }
 
-static struct completion held_done;
-static u64 held_id;
-static bool held_early;
-
-static int mock_walker(void *data)
-{
-	struct mock_gpu *gpu = data;
-	struct pgmap_walk walk;
-
-	if (!pgmap_walk_begin(&gpu->peer, &walk)) {
-		held_id = pgmap_peer_owner_id(&gpu->peer);
-		/* The pages have moved, all of them. */
-		held_early = gpu->rehomes != 100;
-		pgmap_walk_end(&walk);
-	}
-	complete(&held_done);
-	return 0;
-}
-
-static void mock_start_walker(struct mock_gpu *gpu)
-{
-	/* The new owner is published, the pages are still in the old window. */
-	if (IS_ERR(kthread_run(mock_walker, gpu, "mock_walker")))
-		complete(&held_done);
-	msleep(20);
-}
-
-/* A fault of a peer whose pages move waits, so that its pages do not bounce. */
-static void walk_is_held_up(struct kunit *test)
-{
-	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
-
-	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
-	mock_migrate(test, a, 0, 0, 100, 0);
-	mock_migrate(test, b, 0, 200, 200, 0);
-
-	init_completion(&held_done);
-	held_id = 0;
-	a->on_unmap = mock_start_walker;
-	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
-	KUNIT_ASSERT_NE(test, 0, wait_for_completion_timeout(&held_done, 5 * HZ));
-	KUNIT_EXPECT_EQ(test, held_id, pgmap_peer_owner_id(&b->peer));
-	KUNIT_EXPECT_FALSE(test, held_early);
-	mock_munmap(test);
-}
-
 static void mock_check_published(struct mock_gpu *gpu)
 {
 	struct kunit *test = kunit_get_current_test();
@@ -1260,6 +1503,416 @@ static void owner_first_then_mappings(struct kunit *test)
 	mock_munmap(test);
 }
 
+/* --- races: each test is one of the diagrams, with the window held open --- */
+
+static void mock_walk_race(void)
+{
+	complete(&racer.at_point);
+	wait_for_completion(&racer.go);
+}
+
+static int race_walk(struct racer *racer)
+{
+	struct pgmap_walk walk;
+	int err = pgmap_walk_begin(&racer->gpu->peer, &walk);
+
+	if (err)
+		return err;
+	racer->value = pgmap_peer_owner_id(&racer->gpu->peer);
+	/* Moved, all of them. */
+	err = racer->gpu->rehomes == 100 ? 0 : -EXDEV;
+	pgmap_walk_end(&walk);
+	return err;
+}
+
+static void race_let_walk(struct mock_gpu *gpu)
+{
+	complete_all(&racer.go);
+	race_waits(kunit_get_current_test());
+}
+
+static void race_walk_in_unmap(struct mock_gpu *gpu)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	/* The new owner is published, the pages are still in the old window. */
+	race(test, race_walk, gpu);
+	race_waits(test);
+}
+
+/* A fault of a peer whose pages move waits, so that its pages do not bounce. */
+static void walk_is_held_up(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 200, 200, 0);
+
+	a->on_unmap = race_walk_in_unmap;
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	a->on_unmap = NULL;
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+	KUNIT_EXPECT_EQ(test, racer.value, pgmap_peer_owner_id(&b->peer));
+	mock_munmap(test);
+}
+
+/*
+ * pgmap_walk_begin(): the walk has seen that nothing moves, and is not counted yet,
+ * when the change begins. It must not go on under the new owner.
+ */
+static void race_walk_against_change(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 200, 200, 0);
+
+	kunit_activate_static_stub(test, pgmap_walk_race, mock_walk_race);
+	race(test, race_walk, a);
+	KUNIT_ASSERT_NE(test, 0, wait_for_completion_timeout(&racer.at_point, HZ));
+	a->on_unmap = race_let_walk;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	a->on_unmap = NULL;
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+	KUNIT_EXPECT_EQ(test, racer.value, pgmap_peer_owner_id(&b->peer));
+	mock_munmap(test);
+}
+
+/* A walk that has been counted is waited for before a page moves. */
+static void race_counted_walk(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+	struct pgmap_walk walk;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 200, 200, 0);
+	KUNIT_ASSERT_EQ(test, 0, pgmap_walk_begin(&a->peer, &walk));
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	/* It does not end, so its time was up. */
+	KUNIT_EXPECT_GE(test, stats.stall_ns, 90 * NSEC_PER_MSEC);
+	KUNIT_EXPECT_TRUE(test, pgmap_walk_retry(&walk));
+	pgmap_walk_end(&walk);
+	mock_munmap(test);
+}
+
+static int race_leave(struct racer *racer)
+{
+	return pgmap_peer_leave(&racer->gpu->peer, 0, 10 * HZ, &racer->stats);
+}
+
+static void race_in_migrate(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+
+	race(test, race_leave, ctx->gpus[0]);
+	race_waits(test);
+}
+
+/* pgmap_window_drain(): the pages come into use while the window is swept. */
+static void race_migrate_against_leave(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	ctx->in_migrate = race_in_migrate;
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	ctx->in_migrate = NULL;
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+	KUNIT_EXPECT_EQ(test, racer.stats.pages_evacuated, param->nr);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	mock_expect(test, b, 0, 0);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static int race_cpu_fault(struct racer *racer)
+{
+	return get_user(racer->value, (u64 __user *)racer->addr);
+}
+
+/* The first page of the memory is about to be elsewhere, and the CPU wants it. */
+static void race_fault_in_rehome(struct mock_gpu *gpu, struct folio *folio)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	gpu->on_rehome = NULL;
+	race(test, race_cpu_fault, gpu);
+	race_waits(test);
+}
+
+static void race_cpu_fault_against_rehome(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+
+	mock_mmap(test, 4 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	mock_migrate(test, b, 0, HPAGE_PMD_NR, param->nr, 0);
+	mock_migrate(test, b, 0, 2 * HPAGE_PMD_NR, param->nr, HPAGE_PMD_NR);
+	a->on_rehome = race_fault_in_rehome;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+	KUNIT_EXPECT_TRUE(test, mock_right(0, racer.value));
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, param->nr);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static int race_fork(struct racer *racer)
+{
+	racer->child = mm_alloc();
+	if (!racer->child)
+		return -ENOMEM;
+	/* It outlives this thread. */
+	mm_update_next_owner(racer->child);
+	return dup_mmap(racer->child, racer->mm);
+}
+
+static int race_exit(struct racer *racer)
+{
+	struct mock_ctx *ctx = racer->test->priv;
+
+	mmput(racer->child);
+	return vm_munmap(ctx->addr, HPAGE_PMD_SIZE);
+}
+
+static void race_fork_in_rehome(struct mock_gpu *gpu, struct folio *folio)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	gpu->on_rehome = NULL;
+	/* It waits for nobody, and copies a migration entry. */
+	race(test, race_fork, gpu);
+	race_ends(test);
+}
+
+/* What is forked while it is about to be elsewhere, is there in the child too. */
+static void race_fork_against_rehome(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+	struct mm_struct *parent;
+
+	mock_mmap(test, 4 * HPAGE_PMD_SIZE);
+	parent = current->mm;
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	mock_migrate(test, b, 0, HPAGE_PMD_NR, param->nr, 0);
+	mock_migrate(test, b, 0, 2 * HPAGE_PMD_NR, param->nr, HPAGE_PMD_NR);
+	a->on_rehome = race_fork_in_rehome;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	KUNIT_ASSERT_EQ(test, 0, racer.ret);
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, param->nr);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+
+	mock_munmap(test);
+	KUNIT_EXPECT_EQ(test, mock_live(a), param->nr);
+	kthread_unuse_mm(parent);
+	kthread_use_mm(racer.child);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	kthread_unuse_mm(racer.child);
+	kthread_use_mm(parent);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	mmput(racer.child);
+}
+
+static void race_exit_in_rehome(struct mock_gpu *gpu, struct folio *folio)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	gpu->on_rehome = NULL;
+	race(test, race_exit, gpu);
+	race_ends(test);
+}
+
+/* Whoever had the page mapped goes: the one that it moves to is free again. */
+static void race_exit_against_rehome(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+
+	mock_mmap(test, 4 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	mock_migrate(test, b, 0, HPAGE_PMD_NR, param->nr, 0);
+	mock_migrate(test, b, 0, 2 * HPAGE_PMD_NR, param->nr, HPAGE_PMD_NR);
+	race(test, race_fork, a);
+	race_ends(test);
+	KUNIT_ASSERT_EQ(test, 0, racer.ret);
+	a->on_rehome = race_exit_in_rehome;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_EQ(test, mock_live(b), 2 * param->nr);
+	mock_munmap(test);
+}
+
+/* A device that writes to what is shared with a child gets a page of its own. */
+static void write_breaks_cow(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1);
+	struct mock_ctx *ctx = test->priv;
+	struct hmm_range range = {
+		.notifier = &ctx->notifier,
+		.default_flags = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE,
+	};
+	struct pgmap_walk walk;
+	unsigned long pfn = 0;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	race(test, race_fork, a);
+	race_ends(test);
+	KUNIT_ASSERT_EQ(test, 0, racer.ret);
+
+	range.hmm_pfns = &pfn;
+	range.start = ctx->addr;
+	range.end = ctx->addr + PAGE_SIZE;
+	KUNIT_ASSERT_EQ(test, 0, pgmap_range_fault(&a->peer, &walk, &range, HZ));
+	KUNIT_EXPECT_TRUE(test, pfn & HMM_PFN_WRITE);
+	KUNIT_EXPECT_FALSE(test, is_device_private_page(hmm_pfn_to_page(pfn)));
+	pgmap_walk_end(&walk);
+	mmput(racer.child);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static void race_fault_in_copy(struct mock_gpu *gpu)
+{
+	struct kunit *test = kunit_get_current_test();
+
+	gpu->on_copy = NULL;
+	race(test, race_cpu_fault, gpu);
+	race_waits(test);
+}
+
+static void race_cpu_fault_against_evacuation(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1);
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	a->on_copy = race_fault_in_copy;
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, 5 * HZ, NULL));
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+	KUNIT_EXPECT_TRUE(test, mock_right(0, racer.value));
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static void race_fault_in_lost_copy(struct mock_gpu *gpu)
+{
+	pgmap_peer_set_lost(&gpu->peer);
+	race_fault_in_copy(gpu);
+}
+
+/* Nobody sees what was copied while the device went. */
+static void race_cpu_fault_against_loss(struct kunit *test)
+{
+	const struct move_param *param = test->param_value;
+	struct mock_gpu *a = mock_gpu(test, 1);
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, param->nr, 0);
+	a->on_copy = race_fault_in_lost_copy;
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, 5 * HZ, NULL));
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, -EFAULT, racer.ret);
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), param->nr << PAGE_SHIFT);
+	mock_munmap(test);
+}
+
+static int race_links(struct racer *racer)
+{
+	struct mock_ctx *ctx = racer->test->priv;
+	unsigned int i;
+	int err = 0;
+
+	for (i = 0; i < 20 && !err; i++)
+		err = mock_link(racer->test, ctx->gpus[1], ctx->gpus[2], !(i & 1), 0, NULL);
+	return err;
+}
+
+/* Two changes at once, that share a device, are one after the other. */
+static void race_changes(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct mock_gpu *c = mock_gpu(test, 1);
+	unsigned int i;
+
+	mock_mmap(test, 4 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 50, 0);
+	mock_migrate(test, b, 0, 100, 60, 0);
+	mock_migrate(test, c, 0, 200, 70, 0);
+	race(test, race_links, NULL);
+	for (i = 0; i < 20; i++)
+		KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, !(i & 1), 0, NULL));
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+
+	/* The last ones went down. */
+	mock_expect(test, a, 50, 0);
+	mock_expect(test, b, 60, 0);
+	mock_expect(test, c, 70, 0);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static int race_come_and_go(struct racer *racer)
+{
+	struct mock_ctx *ctx = racer->test->priv;
+	unsigned int i;
+	int err = 0;
+
+	for (i = 0; i < 20 && !err; i++) {
+		err = pgmap_peer_leave(&racer->gpu->peer, 0, 5 * HZ, NULL) ?:
+		      pgmap_peer_join(&ctx->fabric, &racer->gpu->peer, 5 * HZ, NULL);
+	}
+	return err;
+}
+
+/* One joins while another one leaves. */
+static void race_join_against_leave(struct kunit *test)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 0);
+	struct mock_gpu *c = mock_gpu(test, 1);
+	unsigned int i;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, c, true, 0, NULL));
+	race(test, race_come_and_go, b);
+	for (i = 0; i < 10; i++) {
+		KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&c->peer, 0, 5 * HZ, NULL));
+		KUNIT_EXPECT_EQ(test, 0, pgmap_peer_join(&ctx->fabric, &c->peer,
+							 5 * HZ, NULL));
+		KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &c->peer));
+		KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, c, true, 0, NULL));
+	}
+	race_ends(test);
+	KUNIT_EXPECT_EQ(test, 0, racer.ret);
+	mock_expect(test, a, 100, 0);
+	mock_expect(test, c, 0, 100);
+	KUNIT_EXPECT_FALSE(test, pgmap_peers_share(&a->peer, &b->peer));
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
 static struct kunit_case pgmap_owner_cases[] = {
 	KUNIT_CASE(owner_is_unique),
 	KUNIT_CASE(owner_outlives_walk),
@@ -1276,11 +1929,27 @@ static struct kunit_case pgmap_owner_cases[] = {
 	KUNIT_CASE(undo_of_two),
 	KUNIT_CASE(forced_link_is_stuck),
 	KUNIT_CASE(forced_leave_is_stuck),
+	KUNIT_CASE(unmapped_is_left_alone),
+	KUNIT_CASE_PARAM(lost_pages_are_poisoned, move_gen_params),
+	KUNIT_CASE(lost_while_copying),
+	KUNIT_CASE(lost_while_waiting),
 	KUNIT_CASE(leave_splits_large),
+	KUNIT_CASE_PARAM(leave_without_memory, move_gen_params),
 	KUNIT_CASE(join_fails),
 	KUNIT_CASE(walk_sees_change),
 	KUNIT_CASE(walk_is_held_up),
 	KUNIT_CASE(owner_first_then_mappings),
+	KUNIT_CASE(race_walk_against_change),
+	KUNIT_CASE(race_counted_walk),
+	KUNIT_CASE_PARAM(race_migrate_against_leave, move_gen_params),
+	KUNIT_CASE_PARAM(race_cpu_fault_against_rehome, move_gen_params),
+	KUNIT_CASE_PARAM(write_breaks_cow, move_gen_params),
+	KUNIT_CASE_PARAM(race_fork_against_rehome, move_gen_params),
+	KUNIT_CASE_PARAM(race_exit_against_rehome, move_gen_params),
+	KUNIT_CASE_PARAM(race_cpu_fault_against_evacuation, move_gen_params),
+	KUNIT_CASE_PARAM(race_cpu_fault_against_loss, move_gen_params),
+	KUNIT_CASE_SLOW(race_changes),
+	KUNIT_CASE_SLOW(race_join_against_leave),
 	{}
 };
 

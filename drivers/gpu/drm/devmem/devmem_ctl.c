@@ -76,6 +76,7 @@ static void devmem_ctl_stats(struct devmem_op_stats *out,
 {
 	out->pages_rehomed = stats->pages_rehomed;
 	out->pages_evacuated = stats->pages_evacuated;
+	out->pages_poisoned = stats->pages_poisoned;
 	out->bytes_copied = stats->bytes_copied;
 	out->stall_ns = stats->stall_ns;
 	out->peers_moved = stats->peers_moved;
@@ -140,6 +141,20 @@ out_unlock:
 	return err;
 }
 
+/* Without devmem_ctl_lock: no hardware waits for a topology change to end. */
+static void devmem_ctl_kill(unsigned int id)
+{
+	struct devmem_device *dev = NULL;
+	int idx;
+
+	idx = srcu_read_lock(&devmem_srcu);
+	if (id < DEVMEM_MAX_DEVICES)
+		dev = srcu_dereference(devmem_devices[id], &devmem_srcu);
+	if (dev)
+		devmem_device_kill(dev);
+	srcu_read_unlock(&devmem_srcu, idx);
+}
+
 static int devmem_ctl_destroy(void __user *arg)
 {
 	struct pgmap_stats stats = {};
@@ -150,9 +165,12 @@ static int devmem_ctl_destroy(void __user *arg)
 
 	if (copy_from_user(&args, arg, sizeof(args)))
 		return -EFAULT;
-	if (args.flags & ~DEVMEM_FORCE || args.pad ||
+	if (args.flags & ~(DEVMEM_FORCE | DEVMEM_LOST) || args.pad ||
 	    !devmem_ctl_timeout(args.timeout_ms, &timeout))
 		return -EINVAL;
+
+	if (args.flags & DEVMEM_LOST)
+		devmem_ctl_kill(args.id);
 
 	if (mutex_lock_killable(&devmem_ctl_lock))
 		return -EINTR;

@@ -7,10 +7,13 @@
  * probe() and remove() is in devmem_device_create() and
  * devmem_device_destroy().
  */
+#include <linux/debugfs.h>
 #include <linux/device/faux.h>
 #include <linux/dma-mapping.h>
+#include <linux/fault-inject.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/pagemap.h>
 #include <linux/overflow.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
@@ -155,7 +158,8 @@ static int devmem_count(struct devmem_device *dev, unsigned long addr,
 
 	while (nr && !err) {
 		n = min(nr, DEVMEM_QUERY_BATCH);
-		err = devmem_walk_query(&peer, 1, current->mm, addr, n, entries);
+		err = devmem_walk_query(&peer, 1, current->mm, addr, n, entries,
+					NULL);
 		for (i = 0; i < n && !err; i++) {
 			if (system)
 				*count += DEVMEM_PAGE_KIND(entries[i]) ==
@@ -262,7 +266,7 @@ static int devmem_ioctl_query(struct drm_device *drm, void *data,
 		err = devmem_walk_query(peers, devmem_query_peers(peers),
 					current->mm,
 					args->addr + (i << PAGE_SHIFT), n,
-					entries);
+					entries, NULL);
 		mutex_unlock(&devmem_ctl_lock);
 
 		if (!err && copy_to_user(&pages[i], entries, n * sizeof(*entries)))
@@ -270,6 +274,47 @@ static int devmem_ioctl_query(struct drm_device *drm, void *data,
 	}
 
 	kvfree(entries);
+	return err;
+}
+
+static int devmem_ioctl_hold(struct drm_device *drm, void *data,
+			     struct drm_file *file)
+{
+	struct pgmap_peer *peers[DEVMEM_MAX_DEVICES];
+	struct devmem_hold *args = data;
+	struct folio *folio = NULL;
+	u32 entry;
+	int err;
+
+	if (args->flags & ~DEVMEM_HOLD_LOCK || !args->ms ||
+	    args->ms > 60 * MSEC_PER_SEC)
+		return -EINVAL;
+	err = devmem_check_range(args->addr, PAGE_SIZE, PAGE_SIZE);
+	if (err)
+		return err;
+
+	if (mutex_lock_killable(&devmem_ctl_lock))
+		return -EINTR;
+	err = devmem_walk_query(peers, devmem_query_peers(peers), current->mm,
+				args->addr, 1, &entry, &folio);
+	mutex_unlock(&devmem_ctl_lock);
+	if (!err && !folio)
+		err = -ENOENT;
+	if (err)
+		return err;
+
+	/* No reference to a device: pages are held by those who know of none. */
+	if (args->flags & DEVMEM_HOLD_LOCK) {
+		err = folio_lock_killable(folio);
+		if (err)
+			goto out_put;
+	}
+	if (schedule_timeout_killable(msecs_to_jiffies(args->ms)))
+		err = -EINTR;
+	if (args->flags & DEVMEM_HOLD_LOCK)
+		folio_unlock(folio);
+out_put:
+	folio_put(folio);
 	return err;
 }
 
@@ -302,6 +347,7 @@ static const struct drm_ioctl_desc devmem_ioctls[] = {
 	DRM_IOCTL_DEF_DRV(DEVMEM_MIGRATE, devmem_ioctl_migrate, DRM_RENDER_ALLOW),
 	DRM_IOCTL_DEF_DRV(DEVMEM_QUERY, devmem_ioctl_query, DRM_RENDER_ALLOW),
 	DRM_IOCTL_DEF_DRV(DEVMEM_STATS, devmem_ioctl_stats, DRM_RENDER_ALLOW),
+	DRM_IOCTL_DEF_DRV(DEVMEM_HOLD, devmem_ioctl_hold, DRM_RENDER_ALLOW),
 };
 
 static int devmem_open(struct drm_device *drm, struct drm_file *drm_file)
@@ -464,6 +510,23 @@ err_faux:
 }
 
 /**
+ * devmem_device_kill() - tear a virtual GPU out
+ * @dev: the device
+ *
+ * Nothing that it holds can be read from now on, and it can't be used. It is still
+ * to leave the fabric and to be destroyed.
+ *
+ * Context: May sleep. Takes no lock that an operation on the fabric holds.
+ */
+void devmem_device_kill(struct devmem_device *dev)
+{
+	/* First, so that whatever fails for it is known to be for good. */
+	pgmap_peer_set_lost(&dev->peer);
+	if (!xchg(&dev->dead, true))
+		drm_dev_unplug(&dev->drm);
+}
+
+/**
  * devmem_device_destroy() - remove a virtual GPU
  * @dev: the device, which has left the fabric
  *
@@ -477,13 +540,18 @@ void devmem_device_destroy(struct devmem_device *dev)
 
 	devmem_device_unpublish(dev);
 	/* Waits for whoever is using the chunks; nobody else comes. */
-	drm_dev_unplug(&dev->drm);
+	if (devmem_alive(dev))
+		drm_dev_unplug(&dev->drm);
 	/* Files stay open, but nothing stays mapped for the device. */
 	devmem_vms_invalidate(dev);
 	devmem_mem_fini(dev);
 	/* Drops our reference to the DRM device. */
 	faux_device_destroy(faux);
 }
+
+/* Makes the copies of migrations fail when they are done, with the data in place. */
+DECLARE_FAULT_ATTR(devmem_fail_copy);
+static struct dentry *devmem_fail_dir;
 
 static int __init devmem_init(void)
 {
@@ -495,9 +563,14 @@ static int __init devmem_init(void)
 		return -ENOMEM;
 
 	err = devmem_ctl_init();
-	if (err)
+	if (err) {
 		destroy_workqueue(devmem_wq);
-	return err;
+		return err;
+	}
+
+	devmem_fail_dir = fault_create_debugfs_attr("fail_devmem", NULL,
+						    &devmem_fail_copy);
+	return 0;
 }
 
 static void __exit devmem_exit(void)
@@ -506,6 +579,7 @@ static void __exit devmem_exit(void)
 	 * There are no devices: each drm_pagemap holds a reference to the
 	 * module. The memory of the last one may be about to be freed.
 	 */
+	debugfs_remove(devmem_fail_dir);
 	devmem_ctl_exit();
 	destroy_workqueue(devmem_wq);
 }

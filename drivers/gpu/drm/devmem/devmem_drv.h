@@ -147,6 +147,8 @@ struct devmem_counters {
  * @id: index in devmem_devices; immutable
  * @serial: see %DEVMEM_ADDR_SERIAL; immutable
  * @ops: backend; immutable
+ * @dead: the hardware is gone: its memory reads as ones. Set once, without a lock;
+ *	checked after each access, for before does not help
  * @mem_size: bytes of memory; immutable
  * @chunk_size: bytes of a chunk, except perhaps the last; immutable
  * @nr_chunks: number of @chunks; immutable
@@ -166,6 +168,7 @@ struct devmem_device {
 	unsigned int id;
 	u16 serial;
 	const struct devmem_backend_ops *ops;
+	bool dead;
 	u64 mem_size;
 	u64 chunk_size;
 	unsigned int nr_chunks;
@@ -237,10 +240,12 @@ void devmem_ctl_exit(void);
 /* devmem_drv.c */
 struct devmem_device *devmem_device_create(unsigned int id, u16 serial,
 					   u64 mem_size, u64 chunk_size);
+void devmem_device_kill(struct devmem_device *dev);
 void devmem_device_destroy(struct devmem_device *dev);
 
 /* devmem_mem.c */
 extern struct workqueue_struct *devmem_wq;
+extern struct fault_attr devmem_fail_copy;
 
 int devmem_mem_init(struct devmem_device *dev);
 void devmem_mem_fini(struct devmem_device *dev);
@@ -265,13 +270,21 @@ int devmem_engine_exec(struct devmem_vm *vm, struct devmem_exec *exec);
 /* devmem_walk.c */
 int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
 		      struct mm_struct *mm, unsigned long start,
-		      unsigned long nr, u32 *entries);
+		      unsigned long nr, u32 *entries, struct folio **held);
 int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,
 			  unsigned long end);
 
 /* devmem_sim.c */
 struct page *devmem_dma_page(struct devmem_device *dev, dma_addr_t addr);
 int devmem_dma_probe(struct devmem_device *dev);
+
+/* Was the device there until now? Then what has been read from it is true. */
+static inline bool devmem_alive(struct devmem_device *dev)
+{
+	/* After the accesses, as for a register that is read to find out. */
+	smp_rmb();
+	return !READ_ONCE(dev->dead);
+}
 
 static inline u64 devmem_addr(struct devmem_device *dev, u64 offset)
 {

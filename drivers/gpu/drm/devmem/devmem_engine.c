@@ -15,11 +15,13 @@
 
 /**
  * struct devmem_target - what an address on the interconnect leads to
+ * @dev: whose memory
  * @chunk: the memory
  * @offset: in @chunk
  * @srcu: to leave
  */
 struct devmem_target {
+	struct devmem_device *dev;
 	struct devmem_chunk *chunk;
 	u64 offset;
 	int srcu;
@@ -52,6 +54,7 @@ static int devmem_target_get(struct devmem_device *dev, u64 addr,
 		goto err_violation;
 	}
 
+	target->dev = to;
 	target->chunk = to->chunks[div64_u64(offset, to->chunk_size)];
 	target->offset = offset - target->chunk->offset;
 	return 0;
@@ -63,9 +66,16 @@ err_unlock:
 	return -EIO;
 }
 
-static void devmem_target_put(struct devmem_target *target)
+/* The access is over. -EIO if it did not arrive, as the memory is dead. */
+static int devmem_target_put(struct devmem_device *dev,
+			     struct devmem_target *target)
 {
+	bool alive = devmem_alive(target->dev);
+
+	if (!alive)
+		atomic64_inc(&dev->counters.link_errors);
 	srcu_read_unlock(&devmem_srcu, target->srcu);
+	return alive ? 0 : -EIO;
 }
 
 /**
@@ -104,9 +114,7 @@ int devmem_access(struct devmem_device *dev, u64 pte, unsigned int offset,
 		target.chunk->ops->write(target.chunk, target.offset, buf, len);
 	else
 		target.chunk->ops->read(target.chunk, target.offset, buf, len);
-	devmem_target_put(&target);
-
-	return 0;
+	return devmem_target_put(dev, &target);
 }
 
 static int devmem_access_atomic_add(struct devmem_device *dev, u64 pte,
@@ -128,9 +136,7 @@ static int devmem_access_atomic_add(struct devmem_device *dev, u64 pte,
 	if (err)
 		return err;
 	*old = target.chunk->ops->atomic_add(target.chunk, target.offset, value);
-	devmem_target_put(&target);
-
-	return 0;
+	return devmem_target_put(dev, &target);
 }
 
 /* The next @len bytes, which lie within one page of each operand. */
@@ -139,7 +145,8 @@ static int devmem_engine_run(struct devmem_vm *vm, struct devmem_exec *exec,
 {
 	unsigned int src = offset_in_page(exec->src + exec->done);
 	unsigned int dst = offset_in_page(exec->dst + exec->done);
-	u64 *words = vm->buf, index = exec->done / sizeof(u64), old;
+	u64 index = exec->done / sizeof(u64), old;
+	__le64 *words = vm->buf;
 	struct devmem_device *dev = vm->dev;
 	size_t i, nr = len / sizeof(u64);
 	int err;

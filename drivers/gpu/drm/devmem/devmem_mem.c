@@ -12,6 +12,7 @@
  * order sees to it that a chunk goes after its allocations.
  */
 #include <linux/dma-mapping.h>
+#include <linux/fault-inject.h>
 #include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
@@ -133,7 +134,7 @@ static int devmem_copy_to_devmem(struct page **pages,
 {
 	struct devmem_device *dev = NULL;
 	unsigned long i, j, nr, copied = 0, cleared = 0;
-	int idx;
+	int idx, err = 0;
 
 	for (i = 0; i < npages; i += nr) {
 		struct page *page = pages[i];
@@ -174,12 +175,16 @@ static int devmem_copy_to_devmem(struct page **pages,
 	}
 
 	if (dev) {
+		/* Else what was written is nowhere. */
+		if (!devmem_alive(dev) ||
+		    should_fail(&devmem_fail_copy, copied << PAGE_SHIFT))
+			err = -EIO;
 		atomic64_add(copied + cleared, &dev->counters.migrated_in);
 		atomic64_add(copied << PAGE_SHIFT, &dev->counters.bytes_copied);
 		drm_dev_exit(idx);
 	}
 
-	return 0;
+	return err;
 }
 
 /* One page from @chunk to system memory, or to some device of its cluster. */
@@ -250,6 +255,10 @@ static int devmem_copy_to_ram(struct page **pages,
 	}
 
 	if (dev) {
+		/* Else what was read is not what was there. */
+		if (!err && (!devmem_alive(dev) ||
+			     should_fail(&devmem_fail_copy, copied << PAGE_SHIFT)))
+			err = -EIO;
 		atomic64_add(copied << PAGE_SHIFT, &dev->counters.bytes_copied);
 		drm_dev_exit(idx);
 	}
@@ -593,7 +602,7 @@ static bool devmem_mem_is_local(struct devmem_device *dev, struct mm_struct *mm,
 	unsigned long nr = (end - start) >> PAGE_SHIFT, i;
 	struct pgmap_peer *peer = &dev->peer;
 
-	if (devmem_walk_query(&peer, 1, mm, start, nr, entries))
+	if (devmem_walk_query(&peer, 1, mm, start, nr, entries, NULL))
 		return false;
 
 	for (i = 0; i < nr; i++)

@@ -24,10 +24,14 @@ static void devmem_sim_fini_chunk(struct devmem_chunk *chunk)
 	vfree(chunk->memory);
 }
 
+/* What a bus gives for a device that does not answer. */
 static void devmem_sim_read(struct devmem_chunk *chunk, u64 offset, void *buf,
 			    size_t len)
 {
-	memcpy(buf, chunk->memory + offset, len);
+	if (READ_ONCE(chunk->dev->dead))
+		memset(buf, 0xff, len);
+	else
+		memcpy(buf, chunk->memory + offset, len);
 }
 
 static void devmem_sim_write(struct devmem_chunk *chunk, u64 offset,
@@ -44,6 +48,8 @@ static void devmem_sim_clear(struct devmem_chunk *chunk, u64 offset, size_t len)
 static u64 devmem_sim_atomic_add(struct devmem_chunk *chunk, u64 offset,
 				 u64 value)
 {
+	if (READ_ONCE(chunk->dev->dead))
+		return ~0ULL;
 	return atomic64_fetch_add(value, chunk->memory + offset);
 }
 

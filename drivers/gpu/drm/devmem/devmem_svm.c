@@ -423,6 +423,29 @@ int devmem_vm_fault(struct devmem_vm *vm, unsigned long addr, bool write)
 
 /* --- life --- */
 
+/*
+ * Teach lockdep the order at the top of devmem_drv.h with the first address space,
+ * not when a change of the topology meets a fault. The core teaches it that faults
+ * wait for &pgmap_fabric.lock, drm_gpusvm that reclaim takes the notifier lock.
+ */
+static void devmem_vm_lockdep(struct devmem_vm *vm)
+{
+#ifdef CONFIG_LOCKDEP
+	struct lockdep_map *outer = &devmem_fabric.lock.dep_map;
+	struct lockdep_map *inner = &vm->dev->vms_lock.dep_map;
+
+	lock_map_acquire(outer);
+	lock_map_acquire(inner);
+	might_lock(&vm->svm.notifier_lock);
+	lock_map_release(inner);
+	lock_map_release(outer);
+
+	lock_map_acquire(&vm->lock.dep_map);
+	might_lock(&devmem_fabric.lock);
+	lock_map_release(&vm->lock.dep_map);
+#endif
+}
+
 struct devmem_vm *devmem_vm_create(struct devmem_device *dev,
 				   struct mm_struct *mm)
 {
@@ -452,6 +475,7 @@ struct devmem_vm *devmem_vm_create(struct devmem_device *dev,
 	if (err)
 		goto err_buf;
 	drm_gpusvm_driver_set_lock(&vm->svm, &vm->lock);
+	devmem_vm_lockdep(vm);
 
 	mutex_lock(&dev->vms_lock);
 	list_add_tail(&vm->link, &dev->vms);

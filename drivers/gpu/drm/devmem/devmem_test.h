@@ -48,6 +48,7 @@
  * struct devmem_op_stats - what an operation on the interconnect did
  * @pages_rehomed: pages that got another struct page; no byte was copied
  * @pages_evacuated: pages that were copied to system memory
+ * @pages_poisoned: pages that were lost: the CPU gets SIGBUS there, a device EFAULT
  * @bytes_copied: bytes that were copied for it
  * @stall_ns: longest time that a device's faults were held up
  * @peers_moved: devices that changed cluster, the ones that paid
@@ -55,6 +56,7 @@
 struct devmem_op_stats {
 	__u64 pages_rehomed;
 	__u64 pages_evacuated;
+	__u64 pages_poisoned;
 	__u64 bytes_copied;
 	__u64 stall_ns;
 	__u64 peers_moved;
@@ -85,17 +87,19 @@ struct devmem_create {
 };
 
 /*
- * DESTROY: if not all of the device's memory can be saved, it gives out none any
- * more; DESTROY can be repeated.
- * LINK: the links that go down are dead already; a device whose memory can't be
- * moved to its new cluster goes on without device memory.
+ * DESTROY: what can't be saved in time is lost. If a page stays in use even then,
+ * which is EBUSY, the device gives out none any more; DESTROY can be repeated.
+ * LINK: the links that go down are dead already; what can't be moved in time to the
+ * cluster that a device comes to be in is lost.
  */
 #define DEVMEM_FORCE		0x1
+/* DESTROY: the device is torn out, at once. What its memory holds is lost. */
+#define DEVMEM_LOST		0x2
 
 /**
  * struct devmem_destroy - DEVMEM_IOC_DESTROY: remove a device
  * @id: the device
- * @flags: 0 or %DEVMEM_FORCE
+ * @flags: 0, or %DEVMEM_FORCE, %DEVMEM_LOST, which implies it, or both
  * @timeout_ms: give up after this time; 0: after 10 seconds. At most 600000.
  * @pad: must be 0
  * @stats: (out) what was done, also if it failed
@@ -105,7 +109,8 @@ struct devmem_create {
  *
  * Errors: EINVAL, EFAULT, EINTR, ENOENT (no such device), EBUSY (not done in
  * time; everything works as before), ENOMEM (no system memory to move to;
- * everything works as before).
+ * everything works as before), EIO (the device failed to copy, or was torn out
+ * meanwhile; else as before).
  */
 struct devmem_destroy {
 	__u32 id;
@@ -145,7 +150,8 @@ struct devmem_link {
  *
  * Errors: EINVAL (also a == b, up > 1, nr of 0 or too large), EFAULT, EINTR,
  * ENOENT (no such device), EBUSY (not done in time; everything works as
- * before), ENOMEM (everything works as before).
+ * before), ENOMEM (everything works as before), EIO (a device that was to move
+ * was torn out meanwhile; else as before).
  */
 struct devmem_set_links {
 	__u64 links;
@@ -200,7 +206,7 @@ struct devmem_topology {
  * A device: its render node.
  *
  * An open file is one address space of the device. It belongs to the process
- * that makes the first request other than INFO, STATS and QUERY; from another
+ * that makes the first request EXEC or MIGRATE; from another
  * process EXEC and MIGRATE are EINVAL from then on. After the device has been
  * removed, every request is ENODEV.
  */
@@ -286,8 +292,8 @@ struct devmem_exec {
  *
  * To the device: anonymous memory only; what can't be moved (other kinds of
  * memory, pages pinned by somebody, no memory on the device) stays where it is.
- * Pages of other devices are moved too. Untouched private memory is allocated
- * on the device, zeroed.
+ * Pages of other devices of the cluster are moved too, those beyond it stay.
+ * Untouched private memory is allocated on the device, zeroed.
  * To system memory: pages of all devices in the range.
  *
  * Errors: EINVAL, EFAULT (the range has a hole; or for TO_SYSTEM no permission
@@ -337,6 +343,28 @@ struct devmem_query {
 	__u32 pad;
 };
 
+/* Keep the page locked, not just referred to. */
+#define DEVMEM_HOLD_LOCK	0x1
+
+/**
+ * struct devmem_hold - DRM_IOCTL_DEVMEM_HOLD: stand in the way of a page
+ * @addr: address in the calling process, a multiple of PAGE_SIZE
+ * @flags: 0 or %DEVMEM_HOLD_LOCK
+ * @ms: for how long; 1 to 60000
+ *
+ * What somebody else in the kernel might do: holds on to a page of device memory,
+ * and returns when it has let go of it. The device that is asked need not be the
+ * one that has the page, nor stay.
+ *
+ * Errors: EINVAL, EFAULT (no address of user space), ENOENT (no device memory
+ * there), ENOMEM, EINTR (a fatal signal), ENODEV.
+ */
+struct devmem_hold {
+	__u64 addr;
+	__u32 flags;
+	__u32 ms;
+};
+
 /**
  * struct devmem_stats - DRM_IOCTL_DEVMEM_STATS: counters since creation
  * @flags: must be 0
@@ -352,8 +380,8 @@ struct devmem_query {
  * @evictions: allocations pushed out to make room
  * @bytes_copied: bytes copied to, from and between memories of devices
  * @link_errors: accesses of the engine through a link that died by
- *	%DEVMEM_FORCE while the kernel was still being told. Part of a forced
- *	change, 0 without one.
+ *	%DEVMEM_FORCE, or to a device that died by %DEVMEM_LOST, while the kernel
+ *	was still being told. 0 without either.
  * @violations: accesses of the engine through a link after it was taken down,
  *	or to memory of a device that has left. Must be 0, always.
  *
@@ -380,6 +408,7 @@ struct devmem_stats {
 #define DRM_DEVMEM_MIGRATE	0x02
 #define DRM_DEVMEM_QUERY	0x03
 #define DRM_DEVMEM_STATS	0x04
+#define DRM_DEVMEM_HOLD		0x05
 
 #define DEVMEM_DRM_IOWR(nr, type) \
 	_IOWR(DRM_IOCTL_BASE, DRM_COMMAND_BASE + (nr), type)
@@ -394,5 +423,7 @@ struct devmem_stats {
 	DEVMEM_DRM_IOWR(DRM_DEVMEM_QUERY, struct devmem_query)
 #define DRM_IOCTL_DEVMEM_STATS		\
 	DEVMEM_DRM_IOWR(DRM_DEVMEM_STATS, struct devmem_stats)
+#define DRM_IOCTL_DEVMEM_HOLD		\
+	DEVMEM_DRM_IOWR(DRM_DEVMEM_HOLD, struct devmem_hold)
 
 #endif /* _DRM_DEVMEM_TEST_H_ */

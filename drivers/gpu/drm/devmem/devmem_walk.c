@@ -70,10 +70,13 @@ static u32 devmem_walk_entry(unsigned long pfn)
 	       huge;
 }
 
-/* Fill in the entries of pages that are in system memory or @peer's cluster. */
+/*
+ * Fill in the entries of pages that are in system memory or @peer's cluster. If
+ * @held is given, it becomes a reference to the last page of a device that is found.
+ */
 static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 			     unsigned long start, unsigned long nr, u32 *entries,
-			     unsigned long *pfns)
+			     unsigned long *pfns, struct folio **held)
 {
 	struct hmm_range range = {
 		.notifier = &walk->notifier,
@@ -101,9 +104,15 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 
 		down_read(&walk->lock);
 		retry = pgmap_range_retry(&pgmap_walk, &range);
-		for (i = 0; i < nr && !retry; i++)
-			if (pfns[i] & HMM_PFN_VALID)
-				entries[i] = devmem_walk_entry(pfns[i]);
+		for (i = 0; i < nr && !retry; i++) {
+			if (!(pfns[i] & HMM_PFN_VALID))
+				continue;
+			entries[i] = devmem_walk_entry(pfns[i]);
+			if (held && DEVMEM_PAGE_KIND(entries[i]) == DEVMEM_PAGE_DEVICE) {
+				*held = page_folio(hmm_pfn_to_page(pfns[i]));
+				folio_get(*held);
+			}
+		}
 		up_read(&walk->lock);
 		pgmap_walk_end(&pgmap_walk);
 	} while (retry);
@@ -114,21 +123,23 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 /**
  * devmem_walk_query() - where does each page live?
  * @peers: one of each cluster whose pages are looked for
- * @nr_peers: number of @peers; none may leave meanwhile
+ * @nr_peers: number of @peers; none may leave meanwhile, save those that are lost
  * @mm: the current process'
  * @start: first address
  * @nr: number of pages
  * @entries: (out) one per page, see &struct devmem_query
+ * @held: NULL; or a pointer to NULL, and @nr is 1: (out) the page, referred to, if a
+ *	device has it
  *
  * hmm_range_fault() shows the device pages of one owner only, so there is one
  * walk per cluster. Nothing is faulted in.
  *
  * Context: May sleep, and waits for topology changes.
- * Return: 0 or a negative errno.
+ * Return: 0 or a negative errno, and then nothing is held.
  */
 int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
 		      struct mm_struct *mm, unsigned long start,
-		      unsigned long nr, u32 *entries)
+		      unsigned long nr, u32 *entries, struct folio **held)
 {
 	struct devmem_walk walk = {};
 	unsigned long *pfns, n, i;
@@ -146,13 +157,17 @@ int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
 	if (err)
 		goto out_free;
 
-	for (p = 0; p < nr_peers && !err; p++) {
+	/* Who asks for one page has it when it is found. */
+	for (p = 0; p < nr_peers && !err && !(held && *held); p++) {
 		for (i = 0; i < nr && !err; i += n) {
 			n = min(nr - i, DEVMEM_WALK_BATCH);
 			err = devmem_walk_batch(&walk, peers[p],
 						start + (i << PAGE_SHIFT), n,
-						entries + i, pfns);
+						entries + i, pfns, held);
 		}
+		/* Torn out: there is nothing to see of it. */
+		if (err == -ENODEV)
+			err = 0;
 	}
 
 	mmu_interval_notifier_remove(&walk.notifier);

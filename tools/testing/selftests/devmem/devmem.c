@@ -15,11 +15,16 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "../kselftest_harness.h"
@@ -73,12 +78,6 @@ static __u64 seed(void)
 	const char *env = getenv("DEVMEM_SEED");
 
 	return env ? strtoull(env, NULL, 0) : SEED;
-}
-
-static __u64 rnd(__u64 *state)
-{
-	*state += 0x9e3779b97f4a7c15ULL;
-	return dm_mix(*state);
 }
 
 /* --- devices --- */
@@ -963,7 +962,7 @@ static __printf(2, 3) bool load_fail(struct load_thread *t, const char *format,
 /* A file of any device that is there, or -1. */
 static int load_device(struct load_thread *t)
 {
-	unsigned int first = rnd(&t->random) % MAX_DEVS, i, d;
+	unsigned int first = dm_rnd(&t->random) % MAX_DEVS, i, d;
 
 	for (i = 0; i < MAX_DEVS; i++) {
 		int minor;
@@ -1155,9 +1154,9 @@ static size_t load_block(struct load_thread *t)
 {
 	size_t per = LOAD_STRIPE / LOAD_BLOCK;
 
-	if (rnd(&t->random) % 4)
+	if (dm_rnd(&t->random) % 4)
 		per = LOAD_HOT;
-	return t->index * (LOAD_STRIPE / LOAD_BLOCK) + rnd(&t->random) % per;
+	return t->index * (LOAD_STRIPE / LOAD_BLOCK) + dm_rnd(&t->random) % per;
 }
 
 /* One thing at random with one block of the thread's stripe. */
@@ -1168,7 +1167,7 @@ static bool load_step(struct load_thread *t)
 	__u64 fresh = dm_fresh(b, t->index, ++t->generation);
 	int ret = 0;
 
-	switch (rnd(&t->random) % 32) {
+	switch (dm_rnd(&t->random) % 32) {
 	case 0 ... 1:
 		dm_block_write(area, b, fresh);
 		break;
@@ -1646,7 +1645,7 @@ TEST_F(links, several_at_once)
 		for (i = 0; i < w->nr; i++) {
 			linked[i][i] = true;
 			for (j = i + 1; j < w->nr; j++, k++) {
-				linked[i][j] = rnd(&random) % 3;
+				linked[i][j] = dm_rnd(&random) % 3;
 				linked[j][i] = linked[i][j];
 				links[k].up = linked[i][j];
 			}
@@ -1721,7 +1720,7 @@ static void load_random_links(struct __test_metadata *_metadata, struct world *w
 			break;
 		nr = links_between(w, all_of(w), all_of(w), true, links);
 		for (i = 0; i < nr; i++)
-			links[i].up = round & 1 || rnd(&random) & 1;
+			links[i].up = round & 1 || dm_rnd(&random) & 1;
 		EXPECT_EQ(0, dm_links(w->ctl, links, nr, flags, &stats));
 		if (!flags) {
 			EXPECT_EQ(0, stats.bytes_copied);
@@ -2173,42 +2172,39 @@ TEST_F(pages, eviction)
 	dm_area_fini(&area);
 }
 
+/* From now on @what happens this often, in percent; false if it can't. */
+static bool faults_on(const char *what, int percent)
+{
+	static const char * const quiet[][2] = { { "verbose", "0" }, { "times", "-1" } };
+	char path[128], text[16];
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/%s", what,
+			 quiet[i][0]);
+		if (!dm_file_put(path, quiet[i][1]))
+			return false;
+	}
+	snprintf(path, sizeof(path), "/sys/kernel/debug/%s/probability", what);
+	snprintf(text, sizeof(text), "%d", percent);
+	return dm_file_put(path, text);
+}
+
 static bool is_zero(const unsigned char *mem, size_t len)
 {
 	return !*mem && !memcmp(mem, mem + 1, len - 1);
 }
 
-/* Nobody sees what another process had on the device. */
-TEST_F(pages, memory_is_cleared)
+/* Memory that nobody has written, but for some pages, is so on the device too. */
+static void comes_clean(struct __test_metadata *_metadata, struct world *w,
+			size_t len, bool huge)
 {
-	size_t len = MEM_SIZE - DM_HUGE, p;
-	struct world *w = &self->w;
 	struct dm_area area;
-	struct child child;
 	__u64 sum;
+	size_t p;
 
-	dm_area_fini(&self->area);
-	self->area.mem = NULL;
-	all_free(_metadata, &w->dev[0]);
-
-	if (child_fork(_metadata, &child)) {
-		int fds[MAX_DEVS];
-
-		child_open(w, fds);
-		CHILD_CHECK(!dm_area_init(&area, len, BLOCK, self->huge));
-		CHILD_CHECK(dm_migrate(fds[0], area.mem, len,
-				       DEVMEM_MIGRATE_TO_DEVICE) ==
-			    (long)(len / DM_PAGE));
-		CHILD_CHECK(!dm_fill(fds[0], area.mem, len, ~0ULL << 32));
-		_exit(0);
-	}
-	ASSERT_TRUE(child_good(&child));
-	child_fini(&child);
-	all_free(_metadata, &w->dev[0]);
-
-	/* Untouched, but for some pages here and there. */
-	area_init(_metadata, &area, len, DM_PAGE, self->huge);
-	for (p = DM_MIB / DM_PAGE; p < DM_HUGE / DM_PAGE && !self->huge; p += 3)
+	area_init(_metadata, &area, len, DM_PAGE, huge);
+	for (p = DM_MIB / DM_PAGE; p < DM_HUGE / DM_PAGE && !huge; p += 3)
 		area_write(w, &area, p, 1);
 	ASSERT_EQ((long)(len / DM_PAGE),
 		  dm_migrate(w->dev[0].fd, area.mem, len,
@@ -2241,6 +2237,116 @@ TEST_F(pages, memory_is_cleared)
 	dm_area_fini(&area);
 }
 
+/* Nobody sees what another process had on the device, or was about to have. */
+static void nothing_is_left(struct __test_metadata *_metadata, struct world *w,
+			    struct dm_area *own, bool huge, bool fail)
+{
+	size_t len = MEM_SIZE - DM_HUGE;
+	struct dm_area area;
+	struct child child;
+	long moved;
+
+	dm_area_fini(own);
+	own->mem = NULL;
+	all_free(_metadata, &w->dev[0]);
+
+	if (child_fork(_metadata, &child)) {
+		int fds[MAX_DEVS];
+
+		child_open(w, fds);
+		CHILD_CHECK(!dm_area_init(&area, len, BLOCK, huge));
+		area_write(w, &area, 0, area.nr);
+		if (fail)
+			CHILD_CHECK(faults_on("fail_devmem", 100));
+		moved = dm_migrate(fds[0], area.mem, len,
+				   DEVMEM_MIGRATE_TO_DEVICE);
+		if (fail)
+			CHILD_CHECK(faults_on("fail_devmem", 0) && moved == -EIO);
+		else
+			CHILD_CHECK(moved == (long)(len / DM_PAGE) &&
+				    !dm_fill(fds[0], area.mem, len, ~0ULL << 32));
+		if (fail)
+			CHILD_CHECK(!dm_area_wrong(&area, 0, area.nr));
+		_exit(0);
+	}
+	ASSERT_TRUE(child_good(&child));
+	child_fini(&child);
+	all_free(_metadata, &w->dev[0]);
+	comes_clean(_metadata, w, len, huge);
+}
+
+TEST_F(pages, memory_is_cleared)
+{
+	nothing_is_left(_metadata, &self->w, &self->area, self->huge, false);
+}
+
+TEST_F(pages, memory_of_a_failed_copy_is_cleared)
+{
+	if (!faults_on("fail_devmem", 0))
+		SKIP(return, "the kernel has no fault injection");
+	nothing_is_left(_metadata, &self->w, &self->area, self->huge, true);
+}
+
+struct looker {
+	struct dm_area *area;
+	int fd;
+	bool seen, done;
+};
+
+static void *look_main(void *arg)
+{
+	struct looker *looker = arg;
+
+	looker->seen = area_seen(looker->area, HALF, 1, looker->fd);
+	__atomic_store_n(&looker->done, true, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+/* A device has found a page, and is about to map it, when it can't be reached. */
+TEST_F(pages, fault_against_link_down)
+{
+	struct dm_area *area = &self->area;
+	struct world *w = &self->w;
+	struct looker looker = { .area = area };
+	struct devmem_stats stats;
+	pthread_t thread;
+
+	/* The device with less memory in use is the one that moves. */
+	ASSERT_EQ((long)(DM_HUGE / DM_PAGE),
+		  dm_migrate(w->dev[0].fd, area->mem, DM_HUGE,
+			     DEVMEM_MIGRATE_TO_SYSTEM));
+	looker.fd = dm_open(w->dev[0].minor);
+	ASSERT_GE(looker.fd, 0);
+	if (!faults_on("slow_pgmap", 100))
+		SKIP(return, "the kernel has no fault injection");
+	ASSERT_EQ(0, pthread_create(&thread, NULL, look_main, &looker));
+	/* It looks twice, for a second each: for what range, and for the pages. */
+	usleep(1500000);
+	EXPECT_EQ(0, set_links(w, 1, 2, false, 0, NULL));
+	EXPECT_FALSE(__atomic_load_n(&looker.done, __ATOMIC_SEQ_CST));
+	ASSERT_TRUE(faults_on("slow_pgmap", 0));
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_TRUE(looker.seen);
+	ASSERT_EQ(0, dm_stats(w->dev[0].fd, &stats));
+	EXPECT_EQ(0, stats.violations);
+	close(looker.fd);
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+}
+
+/* The CPU wants a page of a large one that is no longer mapped as a whole. */
+TEST_F(pages, fault_in_part_of_huge)
+{
+	struct dm_area *area = &self->area;
+	unsigned char *hole = area->mem + 300 * DM_PAGE;
+	size_t b = (hole - area->mem) / BLOCK;
+
+	ASSERT_EQ(0, madvise(hole, DM_PAGE, MADV_DONTNEED));
+	EXPECT_EQ(0, dm_block_wrong(area, 0));
+	EXPECT_TRUE(is_zero(hole, DM_PAGE));
+	EXPECT_EQ(0, dm_area_wrong(area, 0, b));
+	EXPECT_EQ(0, dm_area_wrong(area, b + 1, area->nr - b - 1));
+}
+
 struct remap {
 	struct dm_area *area;
 	bool stop;
@@ -2266,18 +2372,20 @@ static void *remap_main(void *arg)
 }
 
 /* The device uses memory while it is unmapped: it has it, or not. */
-TEST_F(pages, munmap_during_exec)
+TEST_F_TIMEOUT(pages, munmap_during_exec, LOAD_TEST)
 {
 	struct dm_area *area = &self->area;
 	struct remap remap = { .area = area };
 	struct world *w = &self->w;
 	pthread_t thread;
 	unsigned int i;
+	time_t end = time(NULL) + LOAD_TIMEOUT;
 	void *done;
 	int err;
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, remap_main, &remap));
-	for (i = 0; i < 400; i++) {
+	/* Enough for a fast kernel, and long enough for a slow one. */
+	for (i = 0; i < 400 && time(NULL) < end; i++) {
 		err = dm_fill(w->dev[i & 1].fd, dm_block(area, i % (area->nr / 2)),
 			      area->len / 2, i);
 		EXPECT_TRUE(!err || err == -EFAULT) {
@@ -2292,50 +2400,6 @@ TEST_F(pages, munmap_during_exec)
 	area_write(w, area, 0, area->nr);
 	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[0].fd));
 	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[1].fd));
-}
-
-/* A process that is stopped can't hold a device back. */
-TEST_F(pages, stopped_process)
-{
-	struct devmem_op_stats stats;
-	struct world *w = &self->w;
-	struct child child;
-	int status;
-
-	if (child_fork(_metadata, &child)) {
-		struct dm_area area;
-		int fds[MAX_DEVS];
-		__u64 sum;
-
-		child_open(w, fds);
-		CHILD_CHECK(!dm_area_init(&area, DM_HUGE, BLOCK, self->huge));
-		area_write(w, &area, 0, area.nr);
-		CHILD_CHECK(dm_migrate(fds[1], area.mem, area.len,
-				       DEVMEM_MIGRATE_TO_DEVICE) ==
-			    (long)(area.len / DM_PAGE));
-		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[0]));
-		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[1]));
-		raise(SIGSTOP);
-		CHILD_CHECK(dm_checksum(fds[1], area.mem, area.len, &sum) ==
-			    -ENODEV);
-		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[0]));
-		CHILD_CHECK(!dm_area_wrong(&area, 0, area.nr));
-		_exit(0);
-	}
-	ASSERT_EQ(child.pid, waitpid(child.pid, &status, WUNTRACED));
-	ASSERT_TRUE(WIFSTOPPED(status));
-
-	ASSERT_EQ(0, set_links(w, 1, 2, false, 0, &stats));
-	EXPECT_EQ(0, stats.bytes_copied);
-	ASSERT_EQ(0, set_links(w, 1, 2, true, 0, &stats));
-	EXPECT_EQ(0, stats.bytes_copied);
-	dev_del(_metadata, w, 1, 0, &stats);
-	EXPECT_EQ(2 * DM_HUGE / DM_PAGE, stats.pages_evacuated);
-
-	ASSERT_EQ(0, kill(child.pid, SIGCONT));
-	EXPECT_TRUE(child_good(&child));
-	child_fini(&child);
-	EXPECT_EQ(0, dm_area_wrong(&self->area, 0, self->area.nr));
 }
 
 /* The device goes, its files stay. */
@@ -2392,6 +2456,659 @@ TEST_F(pages, open_files_of_a_removed_device)
 
 	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[0].fd));
 	EXPECT_TRUE(area_seen(area, HALF, HALF, w->dev[1].fd));
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+}
+
+/* --- devices that are torn out --- */
+
+static __thread sigjmp_buf poke_env;
+static __thread int poke_code;
+static __thread void *poke_addr;
+
+static void poke_handler(int sig, siginfo_t *info, void *context)
+{
+	poke_code = info->si_code;
+	poke_addr = info->si_addr;
+	siglongjmp(poke_env, 1);
+}
+
+/* Read a byte: 0, or the code of the SIGBUS that it gave, -1 if that lies. */
+static int poke(const void *mem)
+{
+	struct sigaction action = {
+		.sa_sigaction = poke_handler,
+		.sa_flags = SA_SIGINFO,
+	}, old;
+
+	poke_code = 0;
+	sigaction(SIGBUS, &action, &old);
+	if (!sigsetjmp(poke_env, 1))
+		__atomic_load_n((const char *)mem, __ATOMIC_RELAXED);
+	sigaction(SIGBUS, &old, NULL);
+
+	if (poke_code && (unsigned long)poke_addr / DM_PAGE !=
+			 (unsigned long)mem / DM_PAGE)
+		return -1;
+	return poke_code;
+}
+
+/* Is each page of these blocks lost, for the CPU and for the kernel? */
+static bool is_lost(struct dm_area *area, size_t b, size_t nr)
+{
+	char *mem = dm_block(area, b), *end = mem + nr * area->block;
+	char buf[8];
+
+	for (; mem < end; mem += DM_PAGE) {
+		struct iovec to = { buf, sizeof(buf) }, from = { mem, sizeof(buf) };
+
+		if (poke(mem) != BUS_MCEERR_AR)
+			return false;
+		if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != -1 ||
+		    errno != EFAULT)
+			return false;
+	}
+	return true;
+}
+
+/* What was on the device is lost, for whoever has it mapped; no more than that. */
+TEST_F(pages, lost)
+{
+	unsigned long lost = HALF * BLOCK / DM_PAGE;
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+	struct child child;
+	__u64 sum;
+	char *mem;
+	int fd;
+
+	/* Both devices have all of it mapped, and a child has inherited it. */
+	ASSERT_TRUE(area_seen(area, 0, area->nr, w->dev[0].fd));
+	ASSERT_TRUE(area_seen(area, 0, area->nr, w->dev[1].fd));
+	if (child_fork(_metadata, &child)) {
+		child_step(&child);
+		CHILD_CHECK(is_lost(area, 0, HALF));
+		CHILD_CHECK(!dm_area_wrong(area, HALF, HALF));
+		CHILD_CHECK(!munmap(area->mem, HALF * BLOCK));
+		_exit(0);
+	}
+	ASSERT_TRUE(child_waits(&child));
+
+	ASSERT_EQ(0, dm_destroy(w->ctl, w->dev[0].id, DEVMEM_LOST, &stats));
+	*live &= ~(1ULL << w->dev[0].id);
+	EXPECT_EQ(lost, stats.pages_poisoned);
+	EXPECT_EQ(0, stats.pages_evacuated);
+	EXPECT_EQ(0, stats.bytes_copied);
+	EXPECT_EQ(-ENODEV, dm_checksum(w->dev[0].fd, area->mem, BLOCK, &sum));
+	close(w->dev[0].fd);
+	w->dev[0].fd = -1;
+
+	EXPECT_TRUE(is_lost(area, 0, HALF));
+	EXPECT_EQ(0, dm_area_wrong(area, HALF, HALF));
+	EXPECT_TRUE(area_seen(area, HALF, HALF, w->dev[1].fd));
+	EXPECT_EQ(-EFAULT, dm_checksum(w->dev[1].fd, area->mem, BLOCK, &sum));
+	EXPECT_EQ(-EFAULT, dm_fill(w->dev[1].fd, area->mem, BLOCK, 1));
+	ASSERT_TRUE(child_go(&child));
+	EXPECT_TRUE(child_good(&child));
+	child_fini(&child);
+
+	/* Nor does the kernel read it on behalf of others. */
+	fd = open("/proc/self/mem", O_RDONLY);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-1, pread(fd, &sum, sizeof(sum), (off_t)area->mem));
+	EXPECT_EQ(EIO, errno);
+	close(fd);
+
+	/* It is inherited, moved, protected and unmapped like any other memory. */
+	if (child_fork(_metadata, &child)) {
+		CHILD_CHECK(is_lost(area, 0, HALF));
+		_exit(0);
+	}
+	EXPECT_TRUE(child_good(&child));
+	child_fini(&child);
+	mem = mmap(NULL, BLOCK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	ASSERT_EQ(mem, mremap(area->mem, BLOCK, BLOCK,
+			      MREMAP_MAYMOVE | MREMAP_FIXED, mem));
+	EXPECT_EQ(BUS_MCEERR_AR, poke(mem));
+	EXPECT_EQ(0, mprotect(mem, BLOCK, PROT_READ));
+	EXPECT_EQ(BUS_MCEERR_AR, poke(mem));
+	EXPECT_EQ(0, madvise(mem, BLOCK, MADV_DONTNEED));
+	EXPECT_EQ(0, poke(mem));
+	EXPECT_TRUE(is_zero((unsigned char *)mem, BLOCK));
+	EXPECT_EQ(0, munmap(mem, BLOCK));
+	EXPECT_EQ(0, madvise(dm_block(area, 1), BLOCK, MADV_DONTNEED));
+	area_write(w, area, 1, 1);
+	EXPECT_EQ(0, munmap(dm_block(area, 2), BLOCK));
+
+	/* A new device comes in its place; what is left goes there. */
+	dev_add(_metadata, w, 0, CHUNK_SIZE);
+	link_all(_metadata, w);
+	comes_clean(_metadata, w, MEM_SIZE - 2 * DM_HUGE, self->huge);
+	area_put(_metadata, area, 1, 1, &w->dev[0]);
+	area_put(_metadata, area, HALF, HALF, &w->dev[0]);
+	EXPECT_TRUE(area_seen(area, 1, 1, w->dev[0].fd));
+	EXPECT_EQ(0, dm_area_wrong(area, HALF, HALF));
+	EXPECT_EQ(BUS_MCEERR_AR, poke(dm_block(area, 3)));
+}
+
+/* A process that dies of it leaves a core that has holes, but nothing invented. */
+TEST_F(pages, lost_in_core_dump)
+{
+	struct dm_area *area = &self->area;
+	struct world *w = &self->w;
+	struct rlimit limit;
+	char core[64], old[128] = "", *dump;
+	struct child child;
+	struct stat stat;
+	int fd, status;
+	size_t i, n;
+
+	snprintf(core, sizeof(core), "/tmp/devmem-core.%d", getpid());
+	fd = open("/proc/sys/kernel/core_pattern", O_RDWR);
+	ASSERT_GE(fd, 0);
+	ASSERT_GT(read(fd, old, sizeof(old) - 1), 0);
+	ASSERT_EQ((ssize_t)strlen(core), pwrite(fd, core, strlen(core), 0));
+	unlink(core);
+
+	if (child_fork(_metadata, &child)) {
+		CHILD_CHECK(!getrlimit(RLIMIT_CORE, &limit));
+		limit.rlim_cur = limit.rlim_max;
+		CHILD_CHECK(!setrlimit(RLIMIT_CORE, &limit));
+		CHILD_CHECK(!prctl(PR_SET_DUMPABLE, 1));
+		child_step(&child);
+		__atomic_load_n((char *)area->mem, __ATOMIC_RELAXED);
+		_exit(0);
+	}
+	ASSERT_TRUE(child_waits(&child));
+	ASSERT_EQ(0, dm_destroy(w->ctl, w->dev[0].id, DEVMEM_LOST, NULL));
+	*live &= ~(1ULL << w->dev[0].id);
+	close(w->dev[0].fd);
+	w->dev[0].fd = -1;
+	ASSERT_TRUE(child_go(&child));
+	ASSERT_EQ(child.pid, waitpid(child.pid, &status, 0));
+	child_fini(&child);
+	pwrite(fd, old, strlen(old), 0);
+	close(fd);
+	ASSERT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(SIGBUS, WTERMSIG(status));
+	ASSERT_TRUE(WCOREDUMP(status));
+
+	fd = open(core, O_RDONLY);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, fstat(fd, &stat));
+	dump = mmap(NULL, stat.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	ASSERT_NE(MAP_FAILED, dump);
+	/* The second half is in it, word for word; of the first there is nothing. */
+	for (i = n = 0; i + area->block <= (size_t)stat.st_size; i += DM_PAGE) {
+		__u64 word;
+
+		memcpy(&word, dump + i, sizeof(word));
+		n += word == area->base[HALF];
+		EXPECT_NE(area->base[0], word);
+	}
+	EXPECT_EQ(1, n);
+	munmap(dump, stat.st_size);
+	close(fd);
+	unlink(core);
+}
+
+/* Where some pages of a process are lost, those in swap come back. */
+TEST_F(pages, lost_and_swapoff)
+{
+	struct dm_area *area = &self->area;
+	struct world *w = &self->w;
+	unsigned char resident[HALF * BLOCK / DM_PAGE];
+	unsigned long i, out = 0;
+	size_t len = HALF * BLOCK;
+
+	ASSERT_EQ((long)(len / DM_PAGE),
+		  dm_migrate(w->dev[1].fd, dm_block(area, HALF), len,
+			     DEVMEM_MIGRATE_TO_SYSTEM));
+	if (dm_swap_on(4 * DM_MIB))
+		SKIP(return, "no swap on %s: is CONFIG_BLK_DEV_RAM on?", DM_SWAP);
+	ASSERT_EQ(0, madvise(dm_block(area, HALF), len, MADV_PAGEOUT));
+	ASSERT_EQ(0, mincore(dm_block(area, HALF), len, resident));
+	for (i = 0; i < len / DM_PAGE; i++)
+		out += !(resident[i] & 1);
+	EXPECT_GT(out, 0);
+
+	EXPECT_EQ(0, dm_destroy(w->ctl, w->dev[0].id, DEVMEM_LOST, NULL));
+	*live &= ~(1ULL << w->dev[0].id);
+	close(w->dev[0].fd);
+	w->dev[0].fd = -1;
+	EXPECT_EQ(0, swapoff(DM_SWAP));
+	EXPECT_TRUE(is_lost(area, 0, HALF));
+	EXPECT_EQ(0, dm_area_wrong(area, HALF, HALF));
+}
+
+/* A device that can't copy stays as it is, and nobody sees what it did instead. */
+TEST_F(pages, copy_fails)
+{
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+
+	if (!faults_on("fail_pgmap", 100))
+		SKIP(return, "the kernel has no fault injection");
+	EXPECT_EQ(-EIO, dm_destroy(w->ctl, w->dev[0].id, 0, &stats));
+	EXPECT_EQ(0, stats.pages_evacuated);
+	EXPECT_EQ(0, stats.bytes_copied);
+	ASSERT_TRUE(faults_on("fail_pgmap", 0));
+
+	EXPECT_EQ(HALF * BLOCK / DM_PAGE,
+		  area_on(_metadata, area, w->dev[1].fd, &w->dev[0]));
+	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[0].fd));
+	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[1].fd));
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+}
+
+/* --- pages that do not go --- */
+
+#define BOUND_MS	1000
+
+struct holder {
+	pthread_t thread;
+	int fd;
+	struct devmem_hold args;
+	int err;
+};
+
+static void *hold_main(void *arg)
+{
+	struct holder *holder = arg;
+
+	holder->err = dm_ioctl(holder->fd, DRM_IOCTL_DEVMEM_HOLD, &holder->args);
+	return NULL;
+}
+
+/* Somebody in the kernel has one page of the area in use for some time. */
+static void hold(struct __test_metadata *_metadata, struct holder *holder, int fd,
+		 void *addr, __u32 flags, __u32 ms)
+{
+	holder->fd = fd;
+	holder->args = (struct devmem_hold){
+		.addr = (unsigned long)addr,
+		.flags = flags,
+		.ms = ms,
+	};
+	ASSERT_EQ(0, pthread_create(&holder->thread, NULL, hold_main, holder));
+	/* There is nothing to see of it from here. */
+	usleep(100000);
+}
+
+static void hold_end(struct __test_metadata *_metadata, struct holder *holder)
+{
+	ASSERT_EQ(0, pthread_join(holder->thread, NULL));
+	EXPECT_EQ(0, holder->err);
+}
+
+/* Remove a device; how long that took, in milliseconds, is checked. */
+static int destroy_in_time(struct __test_metadata *_metadata, struct world *w,
+			   unsigned int i, __u32 flags,
+			   struct devmem_op_stats *stats)
+{
+	struct devmem_destroy args = {
+		.id = w->dev[i].id,
+		.flags = flags,
+		.timeout_ms = BOUND_MS,
+	};
+	struct timespec start, end;
+	long ms;
+	int err;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	err = dm_ioctl(w->ctl, DEVMEM_IOC_DESTROY, &args);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	ms = (end.tv_sec - start.tv_sec) * 1000 +
+	     (end.tv_nsec - start.tv_nsec) / 1000000;
+	EXPECT_LE(ms, BOUND_MS + BOUND_MS / 10);
+	if (!err)
+		*live &= ~(1ULL << w->dev[i].id);
+	*stats = args.stats;
+	return err;
+}
+
+/* The same, when it has to work. */
+static int del_in_time(struct __test_metadata *_metadata, struct world *w,
+		       unsigned int i, __u32 flags, struct devmem_op_stats *stats)
+{
+	int err = destroy_in_time(_metadata, w, i, flags, stats);
+
+	if (!err) {
+		close(w->dev[i].fd);
+		w->dev[i].fd = -1;
+	}
+	return err;
+}
+
+/* Has the kernel said why since @kmsg was opened, naming the page? */
+static bool said_why(int kmsg)
+{
+	unsigned long pfn;
+	char line[1024];
+	const char *at;
+	ssize_t n;
+
+	while ((n = read(kmsg, line, sizeof(line) - 1)) > 0) {
+		line[n] = 0;
+		at = strstr(line, "can't evacuate: pfn ");
+		if (at && sscanf(at, "can't evacuate: pfn %lx has ", &pfn) == 1 && pfn)
+			return true;
+	}
+	return false;
+}
+
+/* A planned removal gives up in time, and the device works as if nothing was. */
+static void held_for_ever(struct __test_metadata *_metadata, struct world *w,
+			  struct dm_area *area, __u32 flags)
+{
+	int kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	struct devmem_op_stats stats;
+	struct holder holder;
+
+	ASSERT_GE(kmsg, 0);
+	lseek(kmsg, 0, SEEK_END);
+	hold(_metadata, &holder, w->dev[1].fd, dm_block(area, 3), flags,
+	     3 * BOUND_MS);
+	EXPECT_EQ(-EBUSY, destroy_in_time(_metadata, w, 0, 0, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+	EXPECT_TRUE(said_why(kmsg));
+	close(kmsg);
+
+	/* With pages of its own and of others, in place and moved. */
+	EXPECT_EQ(0, area_fill(w, area, HALF, w->dev[0].fd));
+	area_put(_metadata, area, 6, HALF - 6, &w->dev[0]);
+	EXPECT_TRUE(area_seen(area, 4, area->nr - 4, w->dev[0].fd));
+	EXPECT_TRUE(area_seen(area, 4, area->nr - 4, w->dev[1].fd));
+	hold_end(_metadata, &holder);
+	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[0].fd));
+
+	dev_del(_metadata, w, 0, 0, NULL);
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+}
+
+TEST_F(pages, referred_to_for_ever)
+{
+	held_for_ever(_metadata, &self->w, &self->area, 0);
+}
+
+TEST_F(pages, locked_for_ever)
+{
+	held_for_ever(_metadata, &self->w, &self->area, DEVMEM_HOLD_LOCK);
+}
+
+/* A forced one saves all but that page, which is lost. */
+TEST_F(pages, referred_to_and_forced)
+{
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+	struct holder holder;
+	unsigned long lost;
+	size_t b;
+
+	hold(_metadata, &holder, w->dev[1].fd, dm_block(area, 3), 0, 3 * BOUND_MS);
+	EXPECT_EQ(-EBUSY, destroy_in_time(_metadata, w, 0, DEVMEM_FORCE, &stats));
+	/* It was one folio, and may be so still. */
+	lost = stats.pages_poisoned;
+	EXPECT_EQ(self->huge ? HALF * BLOCK / DM_PAGE : 1, lost);
+	EXPECT_EQ(HALF * BLOCK / DM_PAGE, lost + stats.pages_evacuated);
+	EXPECT_EQ(BUS_MCEERR_AR, poke(dm_block(area, 3)));
+	for (b = 0; b < HALF && !self->huge; b++) {
+		if (b != 3)
+			EXPECT_EQ(0, dm_block_wrong(area, b));
+	}
+	EXPECT_EQ(0, dm_area_wrong(area, HALF, HALF));
+	hold_end(_metadata, &holder);
+
+	EXPECT_EQ(0, destroy_in_time(_metadata, w, 0, DEVMEM_FORCE, &stats));
+	close(w->dev[0].fd);
+	w->dev[0].fd = -1;
+}
+
+/* A process that is stopped can't hold a device back. */
+static void stopped_process(struct __test_metadata *_metadata, struct world *w,
+			    struct dm_area *own, bool huge, __u32 flags)
+{
+	struct devmem_op_stats stats;
+	struct child child;
+	int status;
+
+	if (child_fork(_metadata, &child)) {
+		struct dm_area area;
+		int fds[MAX_DEVS];
+		__u64 sum;
+
+		child_open(w, fds);
+		CHILD_CHECK(!dm_area_init(&area, DM_HUGE, BLOCK, huge));
+		area_write(w, &area, 0, area.nr);
+		CHILD_CHECK(dm_migrate(fds[1], area.mem, area.len,
+				       DEVMEM_MIGRATE_TO_DEVICE) ==
+			    (long)(area.len / DM_PAGE));
+		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[0]));
+		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[1]));
+		raise(SIGSTOP);
+		CHILD_CHECK(dm_checksum(fds[1], area.mem, area.len, &sum) ==
+			    -ENODEV);
+		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[0]));
+		CHILD_CHECK(!dm_area_wrong(&area, 0, area.nr));
+		_exit(0);
+	}
+	ASSERT_EQ(child.pid, waitpid(child.pid, &status, WUNTRACED));
+	ASSERT_TRUE(WIFSTOPPED(status));
+
+	ASSERT_EQ(0, set_links(w, 1, 2, false, 0, &stats));
+	EXPECT_EQ(0, stats.bytes_copied);
+	ASSERT_EQ(0, set_links(w, 1, 2, true, 0, &stats));
+	EXPECT_EQ(0, stats.bytes_copied);
+	EXPECT_EQ(0, del_in_time(_metadata, w, 1, flags, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+	EXPECT_EQ(2 * DM_HUGE / DM_PAGE, stats.pages_evacuated);
+
+	ASSERT_EQ(0, kill(child.pid, SIGCONT));
+	EXPECT_TRUE(child_good(&child));
+	child_fini(&child);
+	EXPECT_EQ(0, dm_area_wrong(own, 0, own->nr));
+}
+
+TEST_F(pages, stopped_process)
+{
+	stopped_process(_metadata, &self->w, &self->area, self->huge, 0);
+}
+
+TEST_F(pages, stopped_process_forced)
+{
+	stopped_process(_metadata, &self->w, &self->area, self->huge, DEVMEM_FORCE);
+}
+
+/* A process that is killed while it uses the device takes its pages with it. */
+static void killed_process(struct __test_metadata *_metadata, struct world *w,
+			   struct dm_area *own, bool huge, __u32 flags)
+{
+	struct devmem_op_stats stats;
+	struct child child;
+	int status;
+
+	if (child_fork(_metadata, &child)) {
+		struct dm_area area;
+		int fds[MAX_DEVS];
+
+		child_open(w, fds);
+		CHILD_CHECK(!dm_area_init(&area, 2 * DM_HUGE, BLOCK, huge));
+		area_write(w, &area, 0, area.nr);
+		CHILD_CHECK(dm_migrate(fds[0], area.mem, area.len,
+				       DEVMEM_MIGRATE_TO_DEVICE) ==
+			    (long)(area.len / DM_PAGE));
+		child_step(&child);
+		for (;;)
+			dm_fill(fds[0], area.mem, area.len, 1);
+	}
+	ASSERT_TRUE(child_waits(&child));
+	ASSERT_TRUE(child_go(&child));
+	usleep(20000);
+	ASSERT_EQ(0, kill(child.pid, SIGKILL));
+	/* It may be about to exit, or gone, and nobody has asked for it. */
+	EXPECT_EQ(0, del_in_time(_metadata, w, 0, flags, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+	ASSERT_EQ(child.pid, waitpid(child.pid, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status));
+	child_fini(&child);
+	EXPECT_EQ(0, dm_area_wrong(own, 0, own->nr));
+}
+
+TEST_F(pages, killed_process)
+{
+	killed_process(_metadata, &self->w, &self->area, self->huge, 0);
+}
+
+TEST_F(pages, killed_process_forced)
+{
+	killed_process(_metadata, &self->w, &self->area, self->huge, DEVMEM_FORCE);
+}
+
+#define CGROUP	"/sys/fs/cgroup/devmem-test"
+
+/* A process that may have no more memory than it has is not killed for a removal. */
+static void full_memcg(struct __test_metadata *_metadata, struct world *w,
+		       struct dm_area *own, bool huge, __u32 flags)
+{
+	struct devmem_op_stats stats;
+	struct child child;
+	char text[32];
+
+	dm_file_put("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		SKIP(return, "no cgroup v2 at /sys/fs/cgroup");
+	if (access(CGROUP "/memory.max", W_OK))
+		SKIP(return, "no memory controller");
+
+	if (child_fork(_metadata, &child)) {
+		struct dm_area area;
+		int fds[MAX_DEVS];
+
+		CHILD_CHECK(dm_file_put(CGROUP "/cgroup.procs", "0"));
+		child_open(w, fds);
+		CHILD_CHECK(!dm_area_init(&area, DM_HUGE, BLOCK, huge));
+		area_write(w, &area, 0, area.nr);
+		CHILD_CHECK(dm_migrate(fds[0], area.mem, area.len,
+				       DEVMEM_MIGRATE_TO_DEVICE) ==
+			    (long)(area.len / DM_PAGE));
+		child_step(&child);
+		CHILD_CHECK(!dm_area_wrong(&area, 0, area.nr));
+		_exit(0);
+	}
+	ASSERT_TRUE(child_waits(&child));
+	snprintf(text, sizeof(text), "%ld", dm_file_get(CGROUP "/memory.current", NULL));
+	ASSERT_TRUE(dm_file_put(CGROUP "/memory.max", text));
+
+	EXPECT_EQ(0, del_in_time(_metadata, w, 0, flags, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+	EXPECT_EQ(0, dm_file_get(CGROUP "/memory.events", "oom_kill "));
+	ASSERT_TRUE(dm_file_put(CGROUP "/memory.max", "max"));
+	ASSERT_TRUE(child_go(&child));
+	EXPECT_TRUE(child_good(&child));
+	child_fini(&child);
+	EXPECT_EQ(0, dm_area_wrong(own, 0, own->nr));
+	EXPECT_EQ(0, rmdir(CGROUP));
+}
+
+TEST_F(pages, full_memcg)
+{
+	full_memcg(_metadata, &self->w, &self->area, self->huge, 0);
+}
+
+TEST_F(pages, full_memcg_forced)
+{
+	full_memcg(_metadata, &self->w, &self->area, self->huge, DEVMEM_FORCE);
+}
+
+#define KSM	"/sys/kernel/mm/ksm/"
+
+/* What is shared by merging stays where it is, and does not hold a device up. */
+TEST_F(pages, merged_pages_stay)
+{
+	const size_t nr = 64, len = nr * DM_PAGE;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+	struct dm_where where;
+	unsigned int tries;
+	char *mem;
+	size_t p;
+
+	if (access(KSM "run", W_OK))
+		SKIP(return, "no KSM");
+	mem = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		   -1, 0);
+	ASSERT_NE(MAP_FAILED, mem);
+	memset(mem, 'k', len);
+	ASSERT_EQ(0, madvise(mem, len, MADV_MERGEABLE));
+	ASSERT_TRUE(dm_file_put(KSM "sleep_millisecs", "10"));
+	ASSERT_TRUE(dm_file_put(KSM "pages_to_scan", "1000"));
+	ASSERT_TRUE(dm_file_put(KSM "run", "1"));
+	for (tries = 0; dm_file_get(KSM "pages_sharing", NULL) < (long)nr - 1; tries++) {
+		ASSERT_LT(tries, 2000);
+		usleep(10000);
+	}
+	ASSERT_TRUE(dm_file_put(KSM "run", "0"));
+
+	dm_migrate(w->dev[0].fd, mem, len, DEVMEM_MIGRATE_TO_DEVICE);
+	ASSERT_EQ(0, dm_where(w->dev[0].fd, mem, len, &where));
+	EXPECT_EQ(nr, where.system);
+	EXPECT_EQ(0, del_in_time(_metadata, w, 0, 0, &stats));
+	for (p = 0; p < len; p++)
+		ASSERT_EQ('k', mem[p]);
+	ASSERT_TRUE(dm_file_put(KSM "run", "2"));
+	munmap(mem, len);
+	ASSERT_TRUE(dm_file_put(KSM "run", "0"));
+}
+
+/* Who has it locked has it to himself: it is not even poisoned before he is done. */
+TEST_F(pages, locked_and_forced)
+{
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+	struct holder holder;
+	unsigned long out;
+	int err;
+
+	hold(_metadata, &holder, w->dev[1].fd, dm_block(area, 3), DEVMEM_HOLD_LOCK,
+	     3 * BOUND_MS);
+	err = destroy_in_time(_metadata, w, 0, DEVMEM_FORCE, &stats);
+	EXPECT_EQ(-EBUSY, err);
+	out = stats.pages_evacuated;
+	EXPECT_EQ(self->huge ? 0 : HALF * BLOCK / DM_PAGE - 1, out);
+	EXPECT_EQ(0, stats.pages_poisoned);
+	hold_end(_metadata, &holder);
+
+	EXPECT_EQ(0, destroy_in_time(_metadata, w, 0, DEVMEM_FORCE, &stats));
+	EXPECT_EQ(HALF * BLOCK / DM_PAGE, out + stats.pages_evacuated);
+	EXPECT_EQ(0, stats.pages_poisoned);
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+	close(w->dev[0].fd);
+	w->dev[0].fd = -1;
+}
+
+/* What goes away late does not hold up, nor cost a byte. */
+TEST_F(pages, let_go_in_time)
+{
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+	struct holder holder[2];
+
+	hold(_metadata, &holder[0], w->dev[1].fd, dm_block(area, 3), 0,
+	     BOUND_MS / 2);
+	hold(_metadata, &holder[1], w->dev[1].fd, dm_block(area, 5),
+	     DEVMEM_HOLD_LOCK, BOUND_MS / 2);
+	EXPECT_EQ(0, destroy_in_time(_metadata, w, 0, 0, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+	EXPECT_EQ(HALF * BLOCK / DM_PAGE, stats.pages_evacuated);
+	close(w->dev[0].fd);
+	w->dev[0].fd = -1;
+	hold_end(_metadata, &holder[0]);
+	hold_end(_metadata, &holder[1]);
 	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
 }
 
@@ -2526,7 +3243,7 @@ TEST_F(hostile, destroy)
 		int want;
 		struct devmem_destroy args;
 	} cases[] = {
-		{ "flag", -EINVAL, { .id = w->dev[0].id, .flags = 2 } },
+		{ "flag", -EINVAL, { .id = w->dev[0].id, .flags = 4 } },
 		{ "high flag", -EINVAL, { .id = w->dev[0].id, .flags = 1U << 31 } },
 		{ "pad", -EINVAL, { .id = w->dev[0].id, .pad = 1 } },
 		{ "timeout", -EINVAL, { .id = w->dev[0].id, .timeout_ms = 600001 } },
@@ -2535,6 +3252,7 @@ TEST_F(hostile, destroy)
 		{ "id", -ENOENT, { .id = DEVMEM_MAX_DEVICES } },
 		{ "large id", -ENOENT, { .id = ~0U } },
 		{ "id by force", -ENOENT, { .id = ~0U, .flags = DEVMEM_FORCE } },
+		{ "id that is lost", -ENOENT, { .id = ~0U, .flags = DEVMEM_LOST } },
 	};
 	struct devmem_destroy args;
 	unsigned int nr = nr_devices(_metadata, w), i;
@@ -2665,6 +3383,42 @@ TEST_F(hostile, topology_of_devices)
 	EXPECT_EQ(nr, dm_topology(w->ctl, entries, DEVMEM_MAX_DEVICES));
 }
 
+TEST_F(hostile, hold)
+{
+	const __u64 a = ADDR(dm_block(&self->area, 0));
+	const struct {
+		const char *what;
+		int want;
+		struct devmem_hold args;
+	} cases[] = {
+		{ "flag", -EINVAL, { a, 2, 1 } },
+		{ "high flag", -EINVAL, { a, 1U << 31, 1 } },
+		{ "no time", -EINVAL, { a, 0, 0 } },
+		{ "too long", -EINVAL, { a, 0, 60001 } },
+		{ "addr", -EINVAL, { a + 1, 0, 1 } },
+		{ "wraps", -EINVAL, { -DM_PAGE, 0, 1 } },
+		{ "kernel", -EFAULT, { KERNEL_ADDR, 0, 1 } },
+		{ "hole", -ENOENT, { ADDR(self->hole), 0, 1 } },
+		{ "system", -ENOENT, { ADDR(dm_block(&self->area, 2)), 0, 1 } },
+		{ "good", 0, { a, 0, 1 } },
+		{ "good and locked", 0, { a, DEVMEM_HOLD_LOCK, 1 } },
+	};
+	unsigned int i, dev;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		for (dev = 0; dev < 2; dev++) {
+			struct devmem_hold args = cases[i].args;
+
+			EXPECT_EQ(cases[i].want,
+				  dm_ioctl(self->w.dev[dev].fd,
+					   DRM_IOCTL_DEVMEM_HOLD, &args)) {
+				TH_LOG("%s", cases[i].what);
+			}
+		}
+	}
+	EXPECT_EQ(-EFAULT, dm_ioctl(self->fd, DRM_IOCTL_DEVMEM_HOLD, NULL));
+}
+
 TEST_F(hostile, unknown_requests)
 {
 	char buf[256] = {};
@@ -2674,7 +3428,7 @@ TEST_F(hostile, unknown_requests)
 	EXPECT_EQ(-ENOTTY, dm_ioctl(w->ctl, 0, buf));
 	EXPECT_EQ(-ENOTTY, dm_ioctl(w->ctl, _IOWR(0xDE, 0x00, __u32), buf));
 	EXPECT_EQ(-ENOTTY, dm_ioctl(w->ctl, DRM_IOCTL_DEVMEM_INFO, buf));
-	EXPECT_EQ(-EINVAL, dm_ioctl(self->fd, DEVMEM_DRM_IOWR(5, buf), buf));
+	EXPECT_EQ(-EINVAL, dm_ioctl(self->fd, DEVMEM_DRM_IOWR(6, buf), buf));
 	EXPECT_EQ(-EINVAL, dm_ioctl(self->fd, DEVMEM_DRM_IOWR(0x5f, buf), buf));
 }
 
@@ -3024,7 +3778,7 @@ FIXTURE_TEARDOWN(full)
 }
 
 /* There is no room for one more; and all of them make one cluster. */
-TEST_F(full, one_cluster_of_all)
+TEST_F_TIMEOUT(full, one_cluster_of_all, LOAD_TEST)
 {
 	static struct devmem_link links[DEVMEM_MAX_LINKS];
 	struct devmem_topology_entry entries[DEVMEM_MAX_DEVICES];

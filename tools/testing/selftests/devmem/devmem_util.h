@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of drm_devmem and their demonstration share: thin wrappers of
- * the requests, and memory with contents that are known.
+ * What the tests of drm_devmem, their demonstration and the soak test share: thin
+ * wrappers of the requests, and memory with contents that are known.
  *
  * Everything here returns 0 or a negative errno, prints nothing and does not
  * exit.
@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/swap.h>
 #include <unistd.h>
 
 #include "../../../../drivers/gpu/drm/devmem/devmem_test.h"
@@ -56,15 +57,26 @@ static inline int dm_open(__u32 minor)
 	return fd < 0 ? -errno : fd;
 }
 
-static inline int dm_destroy(int ctl, __u32 id, __u32 flags,
-			     struct devmem_op_stats *stats)
+static inline int dm_destroy_within(int ctl, __u32 id, __u32 flags,
+				    __u32 timeout_ms,
+				    struct devmem_op_stats *stats)
 {
-	struct devmem_destroy args = { .id = id, .flags = flags };
+	struct devmem_destroy args = {
+		.id = id,
+		.flags = flags,
+		.timeout_ms = timeout_ms,
+	};
 	int err = dm_ioctl(ctl, DEVMEM_IOC_DESTROY, &args);
 
 	if (stats)
 		*stats = args.stats;
 	return err;
+}
+
+static inline int dm_destroy(int ctl, __u32 id, __u32 flags,
+			     struct devmem_op_stats *stats)
+{
+	return dm_destroy_within(ctl, id, flags, 0, stats);
 }
 
 static inline int dm_create(int ctl, __u64 mem_size, __u64 chunk_size,
@@ -91,19 +103,27 @@ static inline int dm_create(int ctl, __u64 mem_size, __u64 chunk_size,
 	return err;
 }
 
-static inline int dm_links(int ctl, const struct devmem_link *links, __u32 nr,
-			   __u32 flags, struct devmem_op_stats *stats)
+static inline int dm_links_within(int ctl, const struct devmem_link *links,
+				  __u32 nr, __u32 flags, __u32 timeout_ms,
+				  struct devmem_op_stats *stats)
 {
 	struct devmem_set_links args = {
 		.links = (__u64)(unsigned long)links,
 		.nr = nr,
 		.flags = flags,
+		.timeout_ms = timeout_ms,
 	};
 	int err = dm_ioctl(ctl, DEVMEM_IOC_LINK, &args);
 
 	if (stats)
 		*stats = args.stats;
 	return err;
+}
+
+static inline int dm_links(int ctl, const struct devmem_link *links, __u32 nr,
+			   __u32 flags, struct devmem_op_stats *stats)
+{
+	return dm_links_within(ctl, links, nr, flags, 0, stats);
 }
 
 /* Returns how many devices there are, of which up to @nr are in @entries. */
@@ -270,6 +290,12 @@ static inline __u64 dm_mix(__u64 x)
 	return x ^ (x >> 31);
 }
 
+static inline __u64 dm_rnd(__u64 *state)
+{
+	*state += 0x9e3779b97f4a7c15ULL;
+	return dm_mix(*state);
+}
+
 /**
  * struct dm_area - memory whose contents are known
  * @mem: the memory, aligned to 2 MiB
@@ -392,6 +418,61 @@ static inline __u64 dm_area_sum(const struct dm_area *area, size_t b, size_t nr)
 		       sum_i * (2 * k + 1) + 2 * sum_ii;
 	}
 	return sum;
+}
+
+/* --- settings --- */
+
+static inline bool dm_file_put(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY);
+	bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* The number that stands behind @key, or at the beginning; or -1. */
+static inline long dm_file_get(const char *path, const char *key)
+{
+	char text[4096] = "", *at = text;
+	int fd = open(path, O_RDONLY);
+
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		at = NULL;
+	if (fd >= 0)
+		close(fd);
+	if (at && key)
+		at = strstr(at, key);
+	return at ? atol(at + (key ? strlen(key) : 0)) : -1;
+}
+
+#define DM_SWAP		"/dev/ram0"
+
+/* Make the beginning of a RAM disk swap. */
+static inline int dm_swap_on(size_t size)
+{
+	/* The part of union swap_header that says something. */
+	struct {
+		char bootbits[1024];
+		__u32 version, last_page, nr_badpages;
+		unsigned char pad[DM_PAGE - 1024 - 12 - 10];
+		char magic[10];
+	} head = {
+		.version = 1,
+		.last_page = size / DM_PAGE - 1,
+		.magic = "SWAPSPACE2",
+	};
+	int fd = open(DM_SWAP, O_RDWR);
+	bool ok;
+
+	if (fd < 0)
+		return -errno;
+	ok = write(fd, &head, sizeof(head)) == (ssize_t)sizeof(head) && !fsync(fd);
+	close(fd);
+	if (!ok)
+		return -EIO;
+	return swapon(DM_SWAP, 0) ? -errno : 0;
 }
 
 #endif /* _DEVMEM_UTIL_H_ */

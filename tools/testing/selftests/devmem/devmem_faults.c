@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What if there is no memory? Every request is made over and over, with the first,
+ * the second, the third allocation in it failing, until none is left to fail. A
+ * request that fails must leave everything as it was: devices, links, clusters,
+ * where each page lives, and what it contains.
+ *
+ * Takes CONFIG_FAULT_INJECTION_DEBUG_FS, CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC.
+ */
+#define _GNU_SOURCE
+#include <stdarg.h>
+#include <sys/syscall.h>
+
+#include "../kselftest_harness.h"
+#include "devmem_util.h"
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE	25
+#endif
+
+#define DEVICES		3
+#define MEM_SIZE	(16 * DM_MIB)
+#define CHUNK_SIZE	(8 * DM_MIB)
+#define BLOCK		(64 * 1024UL)
+/* On device 0 are one huge page and a few small ones, as few on device 1. */
+#define FIRST		(DM_HUGE + BLOCK)
+#define LEN		(FIRST + BLOCK)
+/* More allocations than any request has: then it does not end. */
+#define MAX_FAULTS	100000
+
+struct rig {
+	int ctl, nth;
+	struct dm_dev dev[DEVICES];
+	struct dm_area area;
+};
+
+FIXTURE(faults)
+{
+	struct rig rig;
+};
+
+/* Fail what may sleep too, and quietly. */
+static bool quiet_faults(void)
+{
+	static const char * const attrs[] = { "failslab", "fail_page_alloc", "fail_pgmap" };
+	char path[128];
+	unsigned int i;
+
+	for (i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/verbose", attrs[i]);
+		if (!dm_file_put(path, "0"))
+			return false;
+		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/ignore-gfp-wait",
+			 attrs[i]);
+		if (i < 2 && !dm_file_put(path, "N"))
+			return false;
+	}
+	return dm_file_put("/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N") &&
+	       dm_file_put("/sys/kernel/debug/fail_page_alloc/min-order", "0");
+}
+
+/* The pages that a sweep begins with: all on their devices, the huge one in one piece. */
+static void to_devices(struct __test_metadata *_metadata, struct rig *rig)
+{
+	ASSERT_EQ(0, madvise(rig->area.mem, DM_HUGE, MADV_COLLAPSE));
+	ASSERT_EQ((long)(FIRST / DM_PAGE),
+		  dm_migrate(rig->dev[0].fd, rig->area.mem, FIRST,
+			     DEVMEM_MIGRATE_TO_DEVICE));
+	ASSERT_EQ((long)((LEN - FIRST) / DM_PAGE),
+		  dm_migrate(rig->dev[1].fd, rig->area.mem + FIRST,
+			     LEN - FIRST, DEVMEM_MIGRATE_TO_DEVICE));
+}
+
+FIXTURE_SETUP(faults)
+{
+	struct rig *rig = &self->rig;
+	char path[64];
+	unsigned int i;
+
+	rig->ctl = -1;
+	if (!quiet_faults())
+		SKIP(return, "the kernel has no fault injection");
+	rig->ctl = open(DEVMEM_CTL_PATH, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(rig->ctl, 0);
+	snprintf(path, sizeof(path), "/proc/self/task/%ld/fail-nth",
+		 syscall(SYS_gettid));
+	rig->nth = open(path, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(rig->nth, 0);
+
+	for (i = 0; i < DEVICES; i++)
+		ASSERT_EQ(0, dm_create(rig->ctl, MEM_SIZE, CHUNK_SIZE,
+				       &rig->dev[i]));
+	ASSERT_EQ(0, dm_area_init(&rig->area, LEN, BLOCK, true));
+	ASSERT_EQ(0, madvise(rig->area.mem + DM_HUGE, LEN - DM_HUGE,
+			     MADV_NOHUGEPAGE));
+	for (i = 0; i < rig->area.nr; i++)
+		dm_block_write(&rig->area, i, dm_fresh(i, 0, 1));
+	to_devices(_metadata, rig);
+}
+
+FIXTURE_TEARDOWN(faults)
+{
+	struct rig *rig = &self->rig;
+	struct devmem_stats stats;
+	unsigned int i;
+
+	if (rig->ctl < 0)
+		return;
+	EXPECT_EQ(0, dm_area_wrong(&rig->area, 0, rig->area.nr));
+	dm_area_fini(&rig->area);
+	for (i = 0; i < DEVICES; i++) {
+		if (rig->dev[i].fd < 0)
+			continue;
+		EXPECT_EQ(0, dm_stats(rig->dev[i].fd, &stats));
+		EXPECT_EQ(0, stats.violations);
+		EXPECT_EQ(0, dm_destroy(rig->ctl, rig->dev[i].id, 0, NULL));
+		close(rig->dev[i].fd);
+	}
+	close(rig->nth);
+	close(rig->ctl);
+}
+
+/* Everything there is to know from outside. */
+struct state {
+	struct devmem_topology_entry topo[DEVMEM_MAX_DEVICES];
+	int nr;
+	__u32 pages[LEN / DM_PAGE];
+};
+
+static void look(struct __test_metadata *_metadata, struct rig *rig,
+		 struct state *state)
+{
+	struct devmem_query query = {
+		.addr = (unsigned long)rig->area.mem,
+		.len = rig->area.len,
+		.pages = (unsigned long)state->pages,
+	};
+
+	memset(state, 0, sizeof(*state));
+	state->nr = dm_topology(rig->ctl, state->topo, DEVMEM_MAX_DEVICES);
+	ASSERT_GE(state->nr, 0);
+	ASSERT_EQ(0, dm_ioctl(rig->dev[2].fd, DRM_IOCTL_DEVMEM_QUERY, &query));
+}
+
+/* A request to sweep: does it, or undoes it. */
+typedef int (*request_t)(struct rig *rig, bool undo);
+
+/* Where pages may be after a request has failed, if not where they were before. */
+enum moves {
+	NOTHING,	/* and it does not touch them */
+	NOWHERE,
+	SYSTEM,
+	SYSTEM_OR_2,	/* or on device 2 */
+};
+
+static bool same(struct rig *rig, const struct state *a, const struct state *b,
+		 enum moves moves)
+{
+	__u32 page;
+	size_t i;
+
+	if (a->nr != b->nr)
+		return false;
+	for (i = 0; i < (size_t)a->nr; i++) {
+		if (a->topo[i].id != b->topo[i].id ||
+		    a->topo[i].owner_id != b->topo[i].owner_id ||
+		    a->topo[i].links != b->topo[i].links ||
+		    (moves <= NOWHERE &&
+		     a->topo[i].resident_pages != b->topo[i].resident_pages))
+			return false;
+	}
+	for (i = 0; i < LEN / DM_PAGE; i++) {
+		/* Whether it is in one piece does not count. */
+		page = b->pages[i] & 0xffff;
+		if (page == (a->pages[i] & 0xffff) ||
+		    (moves > NOWHERE && page == DEVMEM_PAGE_SYSTEM) ||
+		    (moves == SYSTEM_OR_2 &&
+		     page == (DEVMEM_PAGE_DEVICE | rig->dev[2].id << 8)))
+			continue;
+		return false;
+	}
+	return true;
+}
+
+static void sweep(struct __test_metadata *_metadata, struct rig *rig,
+		  request_t request, enum moves moves, bool may_fail)
+{
+	static struct state before, after;
+	unsigned int n, failed = 0;
+	char text[16];
+	int err;
+
+	for (n = 1; n < MAX_FAULTS; n++) {
+		ssize_t len;
+
+		look(_metadata, rig, &before);
+		len = snprintf(text, sizeof(text), "%u", n);
+		ASSERT_EQ(len, pwrite(rig->nth, text, len, 0));
+		err = request(rig, false);
+		memset(text, 0, sizeof(text));
+		ASSERT_GT(pread(rig->nth, text, sizeof(text) - 1, 0), 0);
+		ASSERT_EQ(1, pwrite(rig->nth, "0", 1, 0));
+
+		look(_metadata, rig, &after);
+		if (err) {
+			failed++;
+			EXPECT_TRUE(same(rig, &before, &after, moves)) {
+				TH_LOG("fault %u: error %d changed something", n, err);
+			}
+		} else {
+			ASSERT_EQ(0, request(rig, true));
+		}
+		if (moves != NOTHING) {
+			ASSERT_EQ(0, dm_area_wrong(&rig->area, 0, rig->area.nr)) {
+				TH_LOG("fault %u: error %d cost something", n, err);
+			}
+			to_devices(_metadata, rig);
+		}
+		/* The end: there were not so many. */
+		if (atoi(text))
+			break;
+	}
+	ASSERT_LT(n, MAX_FAULTS);
+	EXPECT_EQ(0, err);
+	/* It did allocate, and could not always do without; or has to be able to. */
+	EXPECT_EQ(may_fail, failed > 0);
+	TH_LOG("%u faults, %u made it fail", n - 1, failed);
+}
+
+static int do_create(struct rig *rig, bool undo)
+{
+	static struct dm_dev dev;
+	struct devmem_create args = { .mem_size = MEM_SIZE, .chunk_size = CHUNK_SIZE };
+	int err;
+
+	if (undo)
+		return dm_destroy(rig->ctl, dev.id, 0, NULL);
+	err = dm_ioctl(rig->ctl, DEVMEM_IOC_CREATE, &args);
+	dev.id = args.id;
+	return err;
+}
+
+TEST_F_TIMEOUT(faults, create, 600)
+{
+	sweep(_metadata, &self->rig, do_create, NOTHING, true);
+}
+
+static int do_link(struct rig *rig, bool undo)
+{
+	struct devmem_link link = {
+		.a = rig->dev[0].id,
+		.b = rig->dev[1].id,
+		.up = !undo,
+	};
+
+	return dm_links(rig->ctl, &link, 1, 0, NULL);
+}
+
+TEST_F_TIMEOUT(faults, link_up, 600)
+{
+	sweep(_metadata, &self->rig, do_link, NOWHERE, true);
+}
+
+static int do_unlink(struct rig *rig, bool undo)
+{
+	return do_link(rig, !undo);
+}
+
+TEST_F_TIMEOUT(faults, link_down, 600)
+{
+	ASSERT_EQ(0, do_link(&self->rig, false));
+	sweep(_metadata, &self->rig, do_unlink, NOWHERE, true);
+}
+
+static int do_forced_unlink(struct rig *rig, bool undo)
+{
+	struct devmem_link link = { .a = rig->dev[0].id, .b = rig->dev[1].id };
+
+	return undo ? do_link(rig, false) :
+		      dm_links(rig->ctl, &link, 1, DEVMEM_FORCE, NULL);
+}
+
+TEST_F_TIMEOUT(faults, forced_link_down, 600)
+{
+	ASSERT_EQ(0, do_link(&self->rig, false));
+	sweep(_metadata, &self->rig, do_forced_unlink, SYSTEM, true);
+}
+
+static int leave(struct rig *rig, bool undo, __u32 flags)
+{
+	if (undo) {
+		close(rig->dev[0].fd);
+		return dm_create(rig->ctl, MEM_SIZE, CHUNK_SIZE, &rig->dev[0]);
+	}
+	return dm_destroy(rig->ctl, rig->dev[0].id, flags, NULL);
+}
+
+static int do_leave(struct rig *rig, bool undo)
+{
+	return leave(rig, undo, 0);
+}
+
+TEST_F_TIMEOUT(faults, leave, 600)
+{
+	sweep(_metadata, &self->rig, do_leave, SYSTEM, false);
+}
+
+/* Like the one above it tries again; nor does it lose a byte for an allocation that fails. */
+static int do_forced_leave(struct rig *rig, bool undo)
+{
+	return leave(rig, undo, DEVMEM_FORCE);
+}
+
+TEST_F_TIMEOUT(faults, forced_leave, 600)
+{
+	sweep(_metadata, &self->rig, do_forced_leave, SYSTEM, false);
+}
+
+static int do_lose(struct rig *rig, bool undo)
+{
+	size_t i;
+
+	if (undo) {
+		/* Nothing is left. */
+		if (mmap(rig->area.mem, FIRST, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ||
+		    madvise(rig->area.mem, DM_HUGE, MADV_HUGEPAGE))
+			return -errno;
+		for (i = 0; i < FIRST / BLOCK; i++)
+			dm_block_write(&rig->area, i, dm_fresh(i, 0, 1));
+	}
+	return leave(rig, undo, DEVMEM_LOST);
+}
+
+TEST_F_TIMEOUT(faults, loss, 600)
+{
+	sweep(_metadata, &self->rig, do_lose, SYSTEM, false);
+}
+
+static int do_migrate(struct rig *rig, bool undo)
+{
+	long nr = dm_migrate(rig->dev[undo ? 0 : 2].fd, rig->area.mem, FIRST,
+			     DEVMEM_MIGRATE_TO_DEVICE);
+
+	/* Without memory it does what it can. */
+	return nr == (long)(FIRST / DM_PAGE) ? 0 : nr < 0 ? nr : -EBUSY;
+}
+
+TEST_F_TIMEOUT(faults, migrate_to_device, 600)
+{
+	struct rig *rig = &self->rig;
+	struct devmem_link link = {
+		.a = rig->dev[0].id,
+		.b = rig->dev[2].id,
+		.up = 1,
+	};
+
+	/* Else there is no way. */
+	ASSERT_EQ(0, dm_links(rig->ctl, &link, 1, 0, NULL));
+	sweep(_metadata, rig, do_migrate, SYSTEM_OR_2, true);
+}
+
+static int do_bring_back(struct rig *rig, bool undo)
+{
+	long nr = dm_migrate(rig->dev[0].fd, rig->area.mem, FIRST,
+			     undo ? DEVMEM_MIGRATE_TO_DEVICE : DEVMEM_MIGRATE_TO_SYSTEM);
+
+	return nr < 0 ? nr : 0;
+}
+
+TEST_F_TIMEOUT(faults, migrate_to_system, 600)
+{
+	sweep(_metadata, &self->rig, do_bring_back, SYSTEM, true);
+}
+
+static int do_exec(struct rig *rig, bool undo)
+{
+	/* Through page tables that have to be made each time. */
+	int fd = undo ? -1 : dm_open(rig->dev[2].minor), err;
+	__u64 sum;
+
+	if (undo)
+		return 0;
+	if (fd < 0)
+		return fd;
+	err = dm_checksum(fd, rig->area.mem, BLOCK, &sum);
+	close(fd);
+	return err;
+}
+
+TEST_F_TIMEOUT(faults, exec, 600)
+{
+	sweep(_metadata, &self->rig, do_exec, NOTHING, true);
+}
+
+static int do_fill(struct rig *rig, bool undo)
+{
+	return undo ? 0 : dm_fill(rig->dev[2].fd, rig->area.mem + DM_HUGE,
+				  LEN - DM_HUGE, DM_HUGE / DM_WORD);
+}
+
+TEST_F_TIMEOUT(faults, fill, 600)
+{
+	struct rig *rig = &self->rig;
+	size_t i;
+
+	/* With what is there, so that it may be half done. */
+	for (i = 0; i < rig->area.nr; i++)
+		dm_block_write(&rig->area, i, i * (BLOCK / DM_WORD));
+	to_devices(_metadata, rig);
+	sweep(_metadata, rig, do_fill, SYSTEM, true);
+}
+
+static int do_hold(struct rig *rig, bool undo)
+{
+	struct devmem_hold args = { .addr = (unsigned long)rig->area.mem, .ms = 1 };
+
+	return undo ? 0 : dm_ioctl(rig->dev[2].fd, DRM_IOCTL_DEVMEM_HOLD, &args);
+}
+
+TEST_F_TIMEOUT(faults, hold, 600)
+{
+	sweep(_metadata, &self->rig, do_hold, NOTHING, true);
+}
+
+static int do_topology(struct rig *rig, bool undo)
+{
+	static struct devmem_topology_entry topo[DEVMEM_MAX_DEVICES];
+	int nr = undo ? 0 : dm_topology(rig->ctl, topo, DEVMEM_MAX_DEVICES);
+
+	return nr < 0 ? nr : 0;
+}
+
+TEST_F_TIMEOUT(faults, topology, 600)
+{
+	sweep(_metadata, &self->rig, do_topology, NOTHING, false);
+}
+
+static int do_query(struct rig *rig, bool undo)
+{
+	struct dm_where where;
+
+	return undo ? 0 : dm_where(rig->dev[2].fd, rig->area.mem, rig->area.len,
+				   &where);
+}
+
+TEST_F_TIMEOUT(faults, query, 600)
+{
+	sweep(_metadata, &self->rig, do_query, NOTHING, false);
+}
+
+TEST_HARNESS_MAIN
