@@ -8,10 +8,13 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 
+import mutants
 import series
 import tree
 import vm
@@ -111,6 +114,15 @@ def lint():
 
 
 @check
+def model():
+    """The models of the protocol, and each of its steps switched off."""
+    sys.path.insert(0, str(REPO / "harness/model"))
+    import run as models  # pylint: disable=import-outside-toplevel
+    for name, why in models.results():
+        yield f"model.{name}", why
+
+
+@check
 def series_round_trip():
     """git am of the exported series on the untouched base gives the tree that is tested."""
     src, tested = tree.base(), tree.series_tree()
@@ -137,125 +149,221 @@ def series_round_trip():
     yield "series-round-trip", "differ: " + ", ".join(differ[:10]) if differ else ""
 
 
-def kunit(name, configs, arch):
-    """Run kunit.py with .kunitconfig files of the series; one result per case."""
-    src = tree.series_tree()
-    build, log = src.parent / f"kunit-{name}", LOGS / f"kunit-{name}.log"
-    out = LOGS / f"kunit-{name}.json"
-    build.mkdir(parents=True, exist_ok=True)
-    out.unlink(missing_ok=True)
-    env, args = dict(os.environ, PYTHONDONTWRITEBYTECODE="1"), []
-    if arch != "um":
-        args = ["--qemu_args=-smp 2 -m 2G -cpu max"]
-        if vm.accelerator(kernel(vm.plain_kernel)) != "kvm":
-            # kunit.py asks QEMU for KVM first, which may be there and hang the guest.
-            wrap = CACHE / "bin/qemu-system-x86_64"
-            replace_file(wrap, QEMU_WITHOUT_KVM, 0o755)
-            env["PATH"] = f"{wrap.parent}:{env['PATH']}"
-    status = watch(f"KUnit {name}", [
-        sys.executable, "tools/testing/kunit/kunit.py", "run", f"--arch={arch}",
-        f"--jobs={os.cpu_count()}", f"--build_dir={build}", f"--json={out}", "--timeout=900",
-        "--make_options", vm.make(src, build)[-1], *args, *(f"--kunitconfig={c}" for c in configs)],
-        log, check=False, cwd=src, env=env)
-    if not out.exists():
-        raise Failure(f"kunit.py gave no result (status {status}), see {log}")
-
+def kunit_results(text):
+    """What kunit.py makes of a console: one result per case. It wants one KTAP document at a time."""
     def cases(group, prefix):
         for case in group.get("test_cases", []):
             yield f"{prefix}.{case['name']}", case["status"]
         for sub in group.get("sub_groups", []):
             yield from cases(sub, f"{prefix}.{sub['name']}")
-    for case, result in cases(json.loads(out.read_text()), "kunit"):
-        yield case, "" if result == "PASS" else result.lower(), log
-    splat = vm.SPLAT.search((build / "test.log").read_text(errors="replace"))
-    yield f"kunit-{name}", (f"kunit.py: status {status}" if status else
-                            f"the kernel says: {splat[0]}" if splat else ""), log
-
-
-QEMU_WITHOUT_KVM = b"""#!/bin/sh
-for arg; do
-	shift
-	case $arg in kvm|hvf) arg=tcg;; esac
-	set -- "$@" "$arg"
-done
-PATH=${PATH#*:} exec qemu-system-x86_64 "$@"
-"""
-UML = "mm/tests/pgmap_partition.kunitconfig"
+    for part in re.split(r"(?m)^(?=(?:\[ *[\d.]+\] )?KTAP version 1\r?$)", text)[1:]:
+        with tempfile.TemporaryDirectory() as tmp:
+            tmp = pathlib.Path(tmp)
+            (tmp / "console").write_text(part)
+            subprocess.run([sys.executable, "-B", tree.series_tree() / "tools/testing/kunit/kunit.py", "parse",
+                            f"--json={tmp}/json", tmp / "console"], stdout=subprocess.DEVNULL, check=False)
+            yield from cases(json.loads((tmp / "json").read_text()), "kunit")
 
 
 @check
 def kunit_uml():
     """The partition, where there is no ZONE_DEVICE."""
-    yield from kunit("uml", [UML], "um")
+    src = tree.series_tree()
+    build, log = src.parent / "kunit-uml", LOGS / "kunit-uml.log"
+    build.mkdir(parents=True, exist_ok=True)
+    (build / "test.log").unlink(missing_ok=True)
+    status = watch("KUnit on UML", [
+        sys.executable, "-B", "tools/testing/kunit/kunit.py", "run", "--arch=um", f"--jobs={os.cpu_count()}",
+        f"--build_dir={build}", "--timeout=900", "--make_options", vm.make(src, build)[-1],
+        "--kunitconfig=mm/tests/pgmap_partition.kunitconfig"], log, check=False, cwd=src)
+    if not (build / "test.log").exists():
+        raise Failure(f"kunit.py gave no result (status {status}), see {log}")
+    text = (build / "test.log").read_text(errors="replace")
+    for case, result in kunit_results(text):
+        yield case, "" if result == "PASS" else result.lower(), log
+    splat = vm.SPLAT.search(text)
+    yield "kunit-uml", f"kunit.py: status {status}" if status else f"the kernel says: {splat[0]}" if splat else "", log
+
+
+def kunit_boot(on, name, script="", **kw):
+    """Run the suites that are built into a kernel, and those in modules that the script loads."""
+    result = vm.boot(on, name, script or "exit 0", append=f"kunit.enable=1 {kw.pop('append', '')}", **kw)
+    seen = 0
+    for case, status in kunit_results(result.console.read_text(errors="replace")):
+        seen += 1
+        yield case, "" if status == "PASS" else status.lower(), result.console
+    yield name, result.why or ("" if seen else "no test ran"), result.console
+
+
+# The end of each run on the debug kernel: what nothing points to any more is a leak.
+LEAKS = """
+K=/sys/kernel/debug/kmemleak
+for i in 1 2; do sleep 6; echo scan >$K || exit 8; done
+[ -z "$(cat $K)" ] || { cat $K; exit 9; }
+"""
 
 
 @check
 def kunit_x86_64():
-    configs = [p for p, want in series.overlay(tree.base()).items()
-               if want and p.endswith(".kunitconfig") and p != UML]
-    if not configs:
-        raise Failure("the series has no .kunitconfig")
-    yield from kunit("x86_64", configs, "x86_64")
+    """All suites, with everything on that looks for mistakes."""
+    yield from kunit_boot(kernel(vm.debug_kernel), "kunit-x86_64", "modprobe devmem_topo_kunit || exit 2" + LEAKS,
+                          append="panic_on_warn=1", memory="4G", timeout=1800)
+
+
+def selftest(on, name, commands, end="", **kw):
+    """Boot, run kselftest_harness programs, unload the driver: one result per test."""
+    found = {p: vm.user_program(on, "devmem", p) for p in {c.split()[0] for c in commands}}
+    script = "modprobe drm_devmem || exit 2\n" + "".join(
+        f"echo '# run {c}'; /test/{c}\n[ $? -le 1 ] || exit 3\n" for c in commands) + "rmmod drm_devmem || exit 4"
+    result = vm.boot(on, name, script + end, {f"/test/{p}": f for p, f in found.items()}, **kw)
+    lines = {c: [] for c in commands}
+    now = []
+    for line in result.lines:
+        now = lines.get(line[6:], now) if line.startswith("# run ") else now
+        now.append(line)
+    for command, out in lines.items():
+        try:
+            for test, status in tap(out).items():
+                yield f"{name}.{test}", "" if status == "ok" else status, LOGS / f"{name}.log"
+        except Failure as err:
+            yield f"{name}.{command}", str(err), LOGS / f"{name}.log"
+    yield name, result.why, result.console
 
 
 @check
 def selftests():
-    on = kernel(vm.plain_kernel)
-    prog = vm.user_program(on, "devmem", "devmem")
-    result = vm.boot(on, "selftests", "modprobe drm_devmem || exit 2\n/test/devmem\n[ $? -le 1 ]",
-                     {"/test/devmem": prog}, memory="4G", timeout=900)
-    for test, status in tap(result.lines).items():
-        yield f"selftests.{test}", "" if status == "ok" else status, LOGS / "selftests.log"
-    yield "selftests", result.why, result.console
+    yield from selftest(kernel(vm.debug_kernel), "selftests", ["devmem", "devmem_faults"], append="panic_on_warn=1",
+                        memory="6G", timeout=3600, end=LEAKS)
+
+
+def soak(minutes=None):
+    """Everything at once, at random: MINUTES on the debug kernel, or CHANGES of the topology on the plain one."""
+    env = os.environ.get
+    changes, seed = env("CHANGES"), env("SEED") or str(int(time.time()))
+    if minutes is None:
+        minutes = env("MINUTES") or "5"
+    for what in (changes, seed, str(minutes)):
+        if what and not what.isdecimal():
+            raise Failure(f"'{what}' is not a number")
+    on = kernel(vm.plain_kernel if changes else vm.debug_kernel)
+    if changes:
+        runs = [f"-c {changes}"]
+    else:
+        # A part of it without losses: where none can have been, none may be seen.
+        calm = int(minutes) // 4 or int(minutes) // 2
+        runs = [f"-m {int(minutes) - calm}"] + [f"-L 0 -m {calm}"] * bool(calm)
+    say(f"devmem_soak -s {seed}: " + ", ".join(runs))
+    result = vm.boot(on, "soak", "modprobe drm_devmem || exit 2\n" +
+                     "".join(f"/test/devmem_soak -s {seed} {run} || exit 1\n" for run in runs) +
+                     "rmmod drm_devmem || exit 4\n" + ("" if changes else LEAKS),
+                     {"/test/devmem_soak": vm.user_program(on, "devmem", "devmem_soak")}, memory="6G", show=True,
+                     append="" if changes else "panic_on_warn=1",
+                     timeout=(3 * int(changes) if changes else 60 * int(minutes)) + 900)
+    yield f"soak (seed {seed})", result.why, result.console
+
+
+@check
+def short_soak():
+    yield from soak(2)
+
+
+RACE = "=" * 66
+
+
+def races(console):
+    """KCSAN's reports on code of the series: one of the two innermost functions on either side is ours."""
+    ours = re.compile(r"pgmap_|devmem_|drm_pagemap|drm_gpusvm|gpu_buddy|dev_pagemap|memremap_pages|memunmap_pages|"
+                      r"zone_device|hmm_|migrate_device|migrate_vma|poison_migration|mock_|race_")
+    for report in console.read_text(errors="replace").split(RACE):
+        if "BUG: KCSAN: " not in report:
+            continue
+        lines = [re.sub(r"^\[[ \d.]*\] *", "", line) for line in report.splitlines()]
+        stacks = [i for i, line in enumerate(lines) if re.search(r"(read|write|marked|assert).* of \d+ bytes ", line)]
+        if any(ours.search(line) for i in stacks for line in lines[i + 1:i + 3]):
+            yield next(line for line in lines if "BUG: KCSAN: " in line)
+
+
+@check
+def kcsan():
+    """The race tests, and programs that use devices while these change, with data races looked for."""
+    on, every = kernel(vm.kcsan_kernel), "BUG: KCSAN: "
+    yield from kunit_boot(on, "kcsan-kunit", splats=every, timeout=1200)
+    tests = ["cluster.of_4.load_leave_and_join", "links.of_4.load_several_at_once", "pages.small.munmap_during_exec",
+             "pages.huge.fork_rehome_and_leave", "pages.small.lost"]
+    yield from selftest(on, "kcsan-selftests", [f"devmem -r {t}" for t in tests], splats=every, memory="4G",
+                        timeout=1200)
+    for name in ("kcsan-kunit", "kcsan-selftests"):
+        yield complaints(f"{name}.races", set(races(LOGS / f"{name}.console")))
 
 
 HMM_SCRIPT = """modprobe test_hmm spm_addr_dev0=0x180000000 spm_addr_dev1=0x1C0000000 || exit 2
-cd /test; ./hmm-tests; status=$?
+cd /test; ./hmm-tests {}; status=$?
 rmmod test_hmm || exit 3
-[ $status -le 1 ]
+[ $status -le 1 ] || exit 4
 """
+# It gives itself 120 s, which is not enough for an emulated debug kernel.
+BENCHMARK = "benchmark_thp_migration"
 
 
-def hmm_tests(on, program, name):
+def hmm_tests(on, name, args="", end=""):
     """All of them, with coherent memory. With THP always on, test_hmm's 256 MiB of coherent memory
     end up in pieces; that it then asks for more and gets a warning is so on stock too."""
-    result = vm.boot(on, name, HMM_SCRIPT, {"/test/hmm-tests": program}, memory="8G", timeout=900,
+    base = tree.make(tree.base(), "stock", {})
+    stock = {}
+    for line in (REPO / "harness/hmm-tests.stock").read_text().splitlines():
+        if line and not line.startswith("#") and not (args and BENCHMARK in line):
+            status, test = line.split("\t")
+            stock[test] = status
+    result = vm.boot(on, name, HMM_SCRIPT.format(args) + end,
+                     {"/test/hmm-tests": vm.user_program(on, "mm", "hmm-tests", src=base)}, memory="8G", timeout=1800,
                      append="memmap=2G$0x180000000 transparent_hugepage=madvise",
                      splats=r"WARNING: \S*mm/memremap.c:\d+ at memremap_pages")
     if result.why:
         raise Failure(f"{name}: {result.why}, see {result.console}")
-    return tap(result.lines)
+    found = tap(result.lines)
+    for test, want in stock.items():
+        have = found.get(test, "missing")
+        yield f"{name}.{test}", "" if have == "ok" or have == want else f"{have}, on stock {want}", \
+            LOGS / f"{name}.log"
 
 
 @check
 def hmm_tests_of_the_base():
-    """Upstream's hmm-tests, unmodified: nothing that passes on stock fails or skips."""
-    stock = {}
-    for line in (REPO / "harness/hmm-tests.stock").read_text().splitlines():
-        if line and not line.startswith("#"):
-            status, test = line.split("\t")
-            stock[test] = status
-    on = kernel(vm.plain_kernel)
-    base = tree.make(tree.base(), "stock", {})
-    found = hmm_tests(on, vm.user_program(on, "mm", "hmm-tests", src=base), "hmm-tests")
-    for test, want in stock.items():
-        have = found.get(test, "missing")
-        yield f"hmm-tests.{test}", "" if have == "ok" or have == want else f"{have}, on stock {want}", \
-            LOGS / "hmm-tests.log"
+    """Upstream's hmm-tests, unmodified: nothing that passes on stock fails or skips. But for the benchmark."""
+    yield from hmm_tests(kernel(vm.debug_kernel), "hmm-tests", f"-T {BENCHMARK}", LEAKS)
 
 
 @check
 def demo():
-    result = vm.demo(kernel(vm.plain_kernel), show=False)
+    result = vm.demo(kernel(vm.debug_kernel), show=False, end=LEAKS, append="panic_on_warn=1")
     yield "demo", result.why, LOGS / "demo.log"
 
 
 @check
 def base_fixes():
-    """The tests of the base fixes pass on the series; base-tests shows that they fail on stock."""
+    """The tests of the base fixes that are not KUnit's; base-tests shows that all fail on stock."""
     for defect, kind, name in base_list():
-        good, why, log = base_test(kernel(vm.plain_kernel), "series", kind, name)
-        yield f"{defect}.{name}", "" if good else why, log
+        if kind == "hmm":
+            good, why, log = base_test(kernel(vm.debug_kernel), "series", kind, name, append="panic_on_warn=1")
+            yield f"{defect}.{name}", "" if good else why, log
+
+
+@check
+def sparse():
+    """What the annotations are for: __rcu, __user, __iomem; of every file that the series adds."""
+    on, log = kernel(vm.debug_kernel), LOGS / "sparse.log"
+    objs = sorted(f"{p[:-2]}.o" for p in series.overlay(tree.base())
+                  if re.match(r"(mm|drivers)/.*\.c$", p) and not (tree.base() / p).exists())
+    # Debian's does not know this keyword, which is all that the kernel holds against it. And of a file
+    # in which it takes a constant for none, in MODULE_LICENSE() for one, it says nothing else.
+    watch("sparse", vm.make(on.src, on.out, "C=2", "CHECK=sparse -D__typeof_unqual__=__typeof__ "
+                            "'-D_Static_assert(...)='", *objs), log)
+    lines = log.read_text(errors="replace").splitlines()
+    ran = {m[1] for m in (re.match(r" *CHECK +(?:\S*/src/)?(\S+)\.c$", line) for line in lines) if m}
+    for obj in objs:
+        if obj[:-2] not in ran:
+            yield f"sparse.{obj}", "was not looked at", log
+    yield complaints("sparse", {line for line in lines if re.search(r"(warning|error): ", line)})
 
 
 # ---- the tests of the base fixes, on both trees ----
@@ -281,18 +389,18 @@ def stock_tests_kernel():
     return vm.Kernel(tree.make(src, "stock-tests", files), "stock-tests", ["plain", "base-tests"])
 
 
-def base_test(on, where, kind, name):
+def base_test(on, where, kind, name, append=""):
     """Run one test in a guest of its own: (passed, what was seen, log); a Failure if it did not run."""
     boot = f"base-{where}-{name}"
     if kind == "hmm":
         prog = vm.user_program(on, "mm", "hmm-tests", src=tree.series_tree())
         result = vm.boot(on, boot, f"modprobe test_hmm || exit 2\ncd /test\n"
                          f"./hmm-tests -r hmm.hmm_device_private.{name}", {"/test/hmm-tests": prog},
-                         timeout=300, append="transparent_hugepage=madvise")
+                         timeout=300, append=f"transparent_hugepage=madvise {append}")
         lines, started = result.lines, rf"RUN .*\.{name} "
     else:
         result = vm.boot(on, boot, "modprobe device_private_kunit", timeout=300,
-                         append=f"kunit.filter_glob={name}")
+                         append=f"kunit.filter_glob={name} {append}")
         text = result.console.read_text(errors="replace")
         lines = [re.sub(r"^\[[ \d.]*\] *", "", line) for line in text.splitlines()]
         started, name = r"# Subtest: device_private", name.split(".")[-1]
@@ -317,6 +425,19 @@ def base_tests():
             yield label, "" if good == want else why or "it passes", log
             if not want and why:
                 say(f"  there: {why}")
+    yield from hmm_tests(kernel(vm.plain_kernel), "base-hmm-tests")
+
+
+def litmus():
+    """The litmus tests of the model, each with the result that it names."""
+    if not shutil.which("herd7"):
+        raise Failure("herd7 is not installed; Debian 12 does not have it, opam does: opam install herdtools7")
+    for file in sorted((REPO / "harness/model/litmus").glob("*.litmus")):
+        want = re.search(r"Result: (\w+)", file.read_text())[1]
+        out = run(["herd7", "-conf", "linux-kernel.cfg", file], cwd=tree.series_tree() / "tools/memory-model")
+        found = re.search(r"^Observation \S+ (\w+)", out, re.M)
+        have = found[1] if found else "no result"
+        yield f"litmus.{file.stem}", "" if have == want else f"{have}, not {want}"
 
 
 # ---- the series switched off; the GPU drivers ----
@@ -428,7 +549,7 @@ def modules_check():
 def cli():
     what = sys.argv[1] if len(sys.argv) == 2 else ""
     todo = {"check": CHECKS, "lint": [lint], "base-tests": [base_tests], "off-check": [off_check],
-            "modules-check": [modules_check]}
+            "modules-check": [modules_check], "mutants": [mutants.results], "soak": [soak], "litmus": [litmus]}
     if what not in todo:
         raise Failure(f"usage: check.py {'|'.join(todo)}")
     global _fetch

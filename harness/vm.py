@@ -72,8 +72,9 @@ def configure(src, out, fragments):
     have = set((out / ".config").read_text().splitlines())
     off = [l for f in files for l in f.read_text().splitlines()
            if l.startswith("CONFIG_") and not l.endswith("=n") and l not in have]
+    on = {h.split("=")[0] for h in have}
     off += [l for f in files for l in f.read_text().splitlines()
-            if l.endswith(" is not set") and l[2:].split()[0] + "=" in {h.split("=")[0] + "=" for h in have}]
+            if (l.endswith(" is not set") and l[2:].split()[0] in on) or (l.endswith("=n") and l[:-2] in on)]
     if off:
         raise Failure(f"the kernel in {src} does not take these lines of its configuration: "
                       + ", ".join(off))
@@ -110,9 +111,15 @@ def user_program(kernel, path, name, src=None):
     out = kernel.out / "user" / src.parent.name
     out.mkdir(parents=True, exist_ok=True)
     watch("user headers", make(kernel.src, kernel.out, "-s", "headers"), LOGS / "headers.log")
+    # The 30 s that a test has if it does not say are not meant for an emulated debug kernel.
+    slow = out / "slow.h"
+    replace_file(slow, f"""#include "{src}/tools/testing/selftests/kselftest_harness.h"
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT 120
+""".encode())
     watch(f"building {name}", ["make", "-s", "-C", src / "tools/testing/selftests" / path, f"OUTPUT={out}",
                                "LDFLAGS=-static", f"KHDR_INCLUDES=-isystem {kernel.out}/usr/include",
-                               f"{out}/{name}"], LOGS / f"build-{name}.log")
+                               f"CC=gcc -include {slow}", f"{out}/{name}"], LOGS / f"build-{name}.log")
     return out / name
 
 
@@ -164,17 +171,18 @@ class Result:
 
 
 def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, append="",
-         accel=None, show=False, splats=None):
+         accel=None, show=False, splats=None, again=True):
     """Boot, run the script, power off. Good only if the script says so and the kernel is quiet.
 
     The kernel's console is ttyS0 and goes to a log; the script's output is ttyS1. splats is a
-    pattern of console lines that the script is expected to cause.
+    pattern of console lines that the script is expected to cause. On a machine that is busy an
+    emulated CPU may be lost before the kernel has run any code of ours; then it is booted again, once.
     """
     console = LOGS / f"{name}.console"
     cmd = qemu(kernel, name, {**(files or {}), "/run": script}, BATCH, accel or accelerator(kernel),
                memory, smp, append, ["-serial", f"file:{console}", "-serial", "stdio"])
     console.unlink(missing_ok=True)
-    lines, status, why = [], None, ""
+    lines, status, why, start = [], None, "", time.monotonic()
     with subprocess.Popen([str(c) for c in cmd], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, errors="replace") as child, \
             open(LOGS / f"{name}.log", "w", errors="replace") as log:
@@ -184,7 +192,7 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
         try:
             for line in child.stdout:
                 line = line.rstrip("\r\n")
-                print(line, file=log, flush=True)
+                print(f"{time.monotonic() - start:7.1f} {line}", file=log, flush=True)
                 end = re.fullmatch(r"HARNESS-EXIT (\d+)", line)
                 if end:
                     status = int(end[1])
@@ -205,6 +213,10 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
         why = "the guest ended before its script did"
     elif status:
         why = f"exit status {status}"
+    if why and again and "devtmpfs: initialized" not in text:
+        say(f"{name}: {why}, before the first initcall; once more")
+        return boot(kernel, name, script, files, timeout=timeout, memory=memory, smp=smp, append=append,
+                    accel=accel, show=show, splats=splats, again=False)
     return Result(status, lines, console, why)
 
 
@@ -217,7 +229,7 @@ def accelerator(kernel):
     if note.exists() and note.read_text().split()[0] == this_boot:
         return note.read_text().split()[1]
     say("trying whether KVM works here (up to 30 s)")
-    found = "kvm" if boot(kernel, "kvm-probe", "exit 0", timeout=30, accel="kvm").ok else "tcg"
+    found = "kvm" if boot(kernel, "kvm-probe", "exit 0", timeout=30, accel="kvm", again=False).ok else "tcg"
     replace_file(note, f"{this_boot} {found}\n".encode())
     say(f"QEMU runs with {found}")
     return found
@@ -233,13 +245,22 @@ def shell(kernel, script, memory="4G"):
 
 def plain_kernel():
     """The kernel of the tests and the demo, with the series."""
-    return Kernel(tree.series_tree(), "plain", ["plain", "devmem"])
+    return Kernel(tree.series_tree(), "plain", ["plain", "devmem", "base-tests"])
 
 
-def demo(kernel, show=True):
+def debug_kernel():
+    """The same with everything on that looks for mistakes."""
+    return Kernel(tree.series_tree(), "debug", ["plain", "devmem", "debug"])
+
+
+def kcsan_kernel():
+    return Kernel(tree.series_tree(), "kcsan", ["plain", "devmem", "kcsan"])
+
+
+def demo(kernel, show=True, end="", append=""):
     prog = user_program(kernel, "devmem", "devmem_demo")
-    return boot(kernel, "demo", "modprobe drm_devmem && /test/demo", {"/test/demo": prog},
-                timeout=900, memory="4G", show=show)
+    return boot(kernel, "demo", f"modprobe drm_devmem || exit 2\n/test/demo || exit 1\n{end}", {"/test/demo": prog},
+                timeout=900, memory="4G", show=show, append=append)
 
 
 def cli():
