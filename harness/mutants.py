@@ -29,24 +29,25 @@ def kernel(over):
 
 
 def run(on, kind, test):
-    """Run one test: an empty string if it passes."""
+    """Run one test: an empty string if it passes. A guest that did not get as far as the test says nothing."""
     if kind == "kunit":
         result = vm.boot(on, "mutant", "exit 0", append=f"kunit.enable=1 kunit.filter_glob={test}", timeout=120)
+        suite, case = test.split(".")
+        begun, bad = rf"# Subtest: {suite}\b", rf"not ok \d+ {case}\b"
         lines = [re.sub(r"^\[[ \d.]*\] *", "", l).strip() for l in
                  result.console.read_text(errors="replace").splitlines()]
-        case = test.split(".")[-1]
-        if not any(re.match(rf"(# Subtest: |# |ok \d+ |not ok \d+ ){case}\b", l) for l in lines) and result.ok:
-            return f"{test} did not run"
-        bad = [l for l in lines if re.match(rf"not ok \d+ {case}\b", l)]
+        ran = any(re.match(rf"ok \d+ {case}\b(?!.*SKIP)", l) for l in lines)
     else:
         folder, prog, mod = ("mm", "hmm-tests", "test_hmm") if kind == "hmm" else ("devmem", "devmem", "drm_devmem")
         result = vm.boot(on, "mutant", f"modprobe {mod} || exit 2\ncd /test\n./{prog} -r {test}",
                          {f"/test/{prog}": vm.user_program(on, folder, prog)}, memory="4G", timeout=180,
                          append="transparent_hugepage=madvise" if kind == "hmm" else "")
-        if not any(re.match(rf"(not )?ok \d+ {test}\b(?!.*SKIP)", l) for l in result.lines) and result.ok:
-            return f"{test} did not run"
-        bad = [l for l in result.lines if l.startswith("not ok")]
-    return result.why or ("not ok" if bad else "")
+        begun, bad, lines = rf"# +RUN +{test}\b", "not ok", result.lines
+        ran = any(re.match(rf"ok \d+ {test}\b(?!.*SKIP)", l) for l in lines)
+    failed = any(re.match(bad, l) for l in lines)
+    if not any(re.match(begun, l) for l in lines) or (result.ok and not ran and not failed):
+        raise Failure(f"{test} did not run: {result.why}")
+    return result.why or ("not ok" if failed else "")
 
 
 def results():
@@ -55,7 +56,10 @@ def results():
     over, mutants = series.overlay(src), load()
     on = kernel(over)
     for kind, test in sorted({tuple(m[2]) for m in mutants}):
-        why = run(on, kind, test)
+        try:
+            why = run(on, kind, test)
+        except Failure as err:
+            why = str(err)
         yield f"unbroken.{test}", why, LOGS / "mutant.console"
     for name, file, (kind, test), old, new in mutants:
         text = over[file][0].decode()
@@ -66,6 +70,6 @@ def results():
         try:
             why = run(kernel(broken), kind, test)
         except Failure as err:
-            yield name, f"does not build: {err}", ""
+            yield name, str(err), ""
             continue
         yield f"{name}: {test}: {why or 'nothing'}", "" if why else "it survived", LOGS / "mutant.console"

@@ -265,7 +265,7 @@ struct devmem_info {
  * permission), EIO (the engine used a link that is down: see @link_errors and
  * @violations in struct devmem_stats), EINTR (a fatal signal), ENOMEM, EBUSY (a
  * page could not be faulted in for ten seconds), ENODEV. Up to @done bytes were
- * dealt with, in ascending order.
+ * dealt with, in ascending order, and @result is theirs.
  */
 struct devmem_exec {
 	__u32 op;

@@ -1808,6 +1808,17 @@ static void child_open(struct world *w, int *fds)
 	}
 }
 
+/* And memory of its own, that the device @on has. */
+static void child_area(struct world *w, int *fds, struct dm_area *area, size_t len,
+		       bool huge, unsigned int on)
+{
+	child_open(w, fds);
+	CHILD_CHECK(!dm_area_init(area, len, BLOCK, huge));
+	area_write(w, area, 0, area->nr);
+	CHILD_CHECK(dm_migrate(fds[on], area->mem, len, DEVMEM_MIGRATE_TO_DEVICE) ==
+		    (long)(len / DM_PAGE));
+}
+
 /* The child writes, in several ways; the parent sees nothing of it. */
 TEST_F(pages, fork_and_cow)
 {
@@ -2880,12 +2891,7 @@ static void stopped_process(struct __test_metadata *_metadata, struct world *w,
 		int fds[MAX_DEVS];
 		__u64 sum;
 
-		child_open(w, fds);
-		CHILD_CHECK(!dm_area_init(&area, DM_HUGE, BLOCK, huge));
-		area_write(w, &area, 0, area.nr);
-		CHILD_CHECK(dm_migrate(fds[1], area.mem, area.len,
-				       DEVMEM_MIGRATE_TO_DEVICE) ==
-			    (long)(area.len / DM_PAGE));
+		child_area(w, fds, &area, DM_HUGE, huge, 1);
 		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[0]));
 		CHILD_CHECK(area_seen(&area, 0, area.nr, fds[1]));
 		raise(SIGSTOP);
@@ -2934,12 +2940,7 @@ static void killed_process(struct __test_metadata *_metadata, struct world *w,
 		struct dm_area area;
 		int fds[MAX_DEVS];
 
-		child_open(w, fds);
-		CHILD_CHECK(!dm_area_init(&area, 2 * DM_HUGE, BLOCK, huge));
-		area_write(w, &area, 0, area.nr);
-		CHILD_CHECK(dm_migrate(fds[0], area.mem, area.len,
-				       DEVMEM_MIGRATE_TO_DEVICE) ==
-			    (long)(area.len / DM_PAGE));
+		child_area(w, fds, &area, 2 * DM_HUGE, huge, 0);
 		child_step(&child);
 		for (;;)
 			dm_fill(fds[0], area.mem, area.len, 1);
@@ -2988,12 +2989,7 @@ static void full_memcg(struct __test_metadata *_metadata, struct world *w,
 		int fds[MAX_DEVS];
 
 		CHILD_CHECK(dm_file_put(CGROUP "/cgroup.procs", "0"));
-		child_open(w, fds);
-		CHILD_CHECK(!dm_area_init(&area, DM_HUGE, BLOCK, huge));
-		area_write(w, &area, 0, area.nr);
-		CHILD_CHECK(dm_migrate(fds[0], area.mem, area.len,
-				       DEVMEM_MIGRATE_TO_DEVICE) ==
-			    (long)(area.len / DM_PAGE));
+		child_area(w, fds, &area, DM_HUGE, huge, 0);
 		child_step(&child);
 		CHILD_CHECK(!dm_area_wrong(&area, 0, area.nr));
 		_exit(0);

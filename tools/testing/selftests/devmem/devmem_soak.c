@@ -54,8 +54,9 @@
 #define CGROUP		"/sys/fs/cgroup/devmem-soak"
 #define SWAP		(64 * DM_MIB)
 #define SQUEEZE		"4M"
-/* Longest pause between two changes, in microseconds. */
+/* Longest pause between two changes, and before memory is made short, in microseconds. */
 #define PACE		10000
+#define SQUEEZE_PACE	1000000
 /* Seconds. */
 #define PROGRESS	10
 #define WATCHDOG	120
@@ -87,11 +88,14 @@ static struct shared {
 		/* &shared.calm when it was made. */
 		unsigned long calm;
 	} slots[MAX_DEVS];
-	/* For the watchdog: if there is somebody, the steps have to grow. */
+	/*
+	 * For the watchdog: the controller and each worker with its children. If there is
+	 * somebody, the steps have to grow: who hangs is waited for by the others soon.
+	 */
 	struct {
 		unsigned long steps;
 		pid_t pid;
-	} actors[1 + MAX_WORKERS * THREADS];
+	} actors[1 + MAX_WORKERS];
 	/* Workers that are to be found dead. */
 	bool killed[MAX_WORKERS];
 	/* For the summary. */
@@ -121,7 +125,7 @@ struct memory {
 
 /* A thread of a worker, or what is left of it in a child. */
 static struct thread {
-	unsigned int worker, index, actor;
+	unsigned int worker, index;
 	unsigned long life, step, version;
 	__u64 seed, random;
 	pthread_t thread;
@@ -195,7 +199,7 @@ static void say_history(struct thread *t)
 static void note(struct thread *t, const char *what, size_t p, size_t n, int err)
 {
 	t->log[t->nr_log++ % LOG] = (struct entry){ what, p, n, t->slot, err };
-	shared->actors[t->actor].steps++;
+	count(&shared->actors[1 + t->worker].steps, 1);
 }
 
 /* --- pages --- */
@@ -330,7 +334,7 @@ static bool page_cpu(struct thread *t, size_t p, bool write)
 			page_wrong(t, p, words);
 	}
 	store(&t->guard, 0);
-	shared->actors[t->actor].steps++;
+	count(&shared->actors[1 + t->worker].steps, 1);
 	if (write)
 		page_is(t, p, is.base, is.step);
 	t->m.pages[p].calm = t->calm;
@@ -481,11 +485,10 @@ static void do_exec(struct thread *t, __u32 op, size_t p, size_t q, size_t n)
 			else
 				sum += content_sum(from, k * PAGE_WORDS);
 		}
-		if (!err && !writes) {
-			if (exec.result != sum)
-				sum_wrong(t, fd, q, n);
-			count(&shared->checked, n * DM_PAGE);
-		}
+		/* Of what was read before an error, too. */
+		if (!writes && exec.result != sum)
+			sum_wrong(t, fd, q + i - k, k);
+		count(&shared->checked, writes ? 0 : k * DM_PAGE);
 
 		if (exec.done % DM_PAGE)	/* half of an addition */
 			do_write(t, p + i++, 1);
@@ -494,9 +497,6 @@ static void do_exec(struct thread *t, __u32 op, size_t p, size_t q, size_t n)
 			       (writes && !page_cpu(t, p + i, false));
 		if (!fine || (err == -EFAULT && !lost && !(exec.done % DM_PAGE)))
 			fail("%s: %s after %llu bytes", what[op], strerror(-err), exec.done);
-		/* Half of a sum is of no use. */
-		if (err && !writes)
-			i = 0;
 		/* Whoever changes the topology needs the CPU, too. */
 		if (err)
 			usleep(500);
@@ -754,7 +754,6 @@ static void *thread_main(void *arg)
 	store(&done, true);
 	thread_check(t);
 	kid_wait(t);
-	shared->actors[t->actor].pid = 0;
 	return NULL;
 }
 
@@ -781,6 +780,7 @@ static void worker_main(unsigned int worker, unsigned long life)
 	unsigned int i, s;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	shared->actors[1 + worker].pid = getpid();
 	sigaction(SIGBUS, &action, NULL);
 	pthread_rwlockattr_init(&attr);
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
@@ -795,7 +795,6 @@ static void worker_main(unsigned int worker, unsigned long life)
 		t->worker = worker;
 		t->life = life;
 		t->index = i;
-		t->actor = 1 + worker * THREADS + i;
 		t->seed = dm_mix(dm_mix(dm_mix(shared->seed + worker) + life) + i);
 		t->random = t->seed;
 		t->huge = chance(t, 2);
@@ -803,7 +802,6 @@ static void worker_main(unsigned int worker, unsigned long life)
 		memory_init(&t->spare, spare.mem + i * SPARE, SPARE, t->huge);
 		for (s = 0; s < MAX_DEVS; s++)
 			t->files[s].fd = -1;
-		shared->actors[t->actor].pid = getpid();
 	}
 	for (i = 1; i < THREADS; i++)
 		if (pthread_create(&threads[i].thread, NULL, thread_main, &threads[i]))
@@ -1068,11 +1066,6 @@ static void control_step(struct control *c)
 {
 	unsigned int min = (c->max + 1) / 2, what = chance(c, 32);
 
-	/* The workers get their memory back when they use it. */
-	if (!chance(c, 8)) {
-		dm_file_put(CGROUP "/memory.reclaim", SQUEEZE);
-		count(&shared->squeezes, 1);
-	}
 	if (c->nr < min || (c->nr < c->max && what < 6))
 		do_join(c);
 	else if (what < 9 && c->nr > min)
@@ -1123,15 +1116,29 @@ static void control_main(struct control *c)
 	_exit(0);
 }
 
+/* A process that makes memory short. The workers get theirs back when they use it. */
+static void squeeze_main(void)
+{
+	__u64 random = dm_mix(shared->seed ^ dm_mix(MAX_WORKERS));
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setpgid(0, 0);
+	for (;;) {
+		usleep(dm_rnd(&random) % SQUEEZE_PACE);
+		dm_file_put(CGROUP "/memory.reclaim", SQUEEZE);
+		count(&shared->squeezes, 1);
+	}
+}
+
 /* --- all of it --- */
 
 static struct {
-	pid_t control, worker[MAX_WORKERS];
+	pid_t control, squeeze, worker[MAX_WORKERS];
 	unsigned long life[MAX_WORKERS];
 	unsigned int nr;
 	/* For the watchdog. */
-	unsigned long seen[1 + MAX_WORKERS * THREADS];
-	time_t when[1 + MAX_WORKERS * THREADS];
+	unsigned long seen[1 + MAX_WORKERS];
+	time_t when[1 + MAX_WORKERS];
 } all;
 
 static void summary(long seconds)
@@ -1165,7 +1172,7 @@ static void start_worker(unsigned int w)
  */
 static bool reap(void)
 {
-	unsigned int w, i;
+	unsigned int w;
 	int status;
 	pid_t pid;
 
@@ -1185,8 +1192,7 @@ static bool reap(void)
 			continue;
 		count(&shared->exits, 1);
 		store(&shared->killed[w], false);
-		for (i = 0; i < THREADS; i++)
-			shared->actors[1 + w * THREADS + i].pid = 0;
+		shared->actors[1 + w].pid = 0;
 		if (!load(&shared->stop) && !load(&shared->failed))
 			start_worker(w);
 	}
@@ -1204,7 +1210,7 @@ static void watch(time_t now)
 {
 	unsigned int i;
 
-	for (i = 0; i <= all.nr * THREADS; i++) {
+	for (i = 0; i <= all.nr; i++) {
 		if (!shared->actors[i].pid || !all.when[i] ||
 		    shared->actors[i].steps != all.seen[i]) {
 			all.seen[i] = shared->actors[i].steps;
@@ -1271,6 +1277,11 @@ int main(int argc, char **argv)
 	if (!all.control)
 		control_main(&control);
 	close(control.ctl);
+	all.squeeze = fork();
+	if (!all.squeeze)
+		squeeze_main();
+	if (all.control < 0 || all.squeeze < 0)
+		complain("fork: %s", strerror(errno));
 	for (w = 0; w < all.nr; w++)
 		start_worker(w);
 
@@ -1294,7 +1305,9 @@ int main(int argc, char **argv)
 			say_stacks();
 		}
 	}
-	/* If it failed, what is left of our children is killed when we are gone. */
+	if (all.squeeze > 0)
+		kill(all.squeeze, SIGKILL);
+	/* If it failed, what else is left of our children is killed when we are gone. */
 	say("soak: %lu pages held, %lu poisoned, %llu leaked; %lu errors had an excuse\n",
 	    shared->held, shared->poisoned, shared->leaked, shared->excused);
 	summary(now - start);
