@@ -21,7 +21,8 @@ BUSYBOX = pathlib.Path("/bin/busybox")
 # What the kernel must not say while a test runs.
 SPLAT = re.compile(r"BUG: |WARNING: |\bOops\b|Kernel panic|general protection|UBSAN: |"
                    r"rcu.*(?:stall|starved)|blocked for more than|soft lockup|"
-                   r"possible (?:circular|recursive) locking|suspicious RCU|bad page state")
+                   r"possible (?:circular|recursive) locking|suspicious RCU|bad page state|"
+                   r"turning off the locking correctness validator")
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/ TERM=linux
@@ -66,6 +67,7 @@ def configure(src, out, fragments):
     if stamp.exists() and stamp.read_text() == seen.hexdigest() and (out / ".config").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)
     run(make(src, out, "-s", "tinyconfig"))
     run([src / "scripts/kconfig/merge_config.sh", "-m", "-O", out, out / ".config", *files], cwd=src)
     run(make(src, out, "-s", "olddefconfig"))

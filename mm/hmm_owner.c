@@ -97,9 +97,9 @@
  * operation then does is a matter of %PGMAP_FORCE. The timeout that the caller gives
  * bounds the operation, from when it is its turn: those of a fabric are done one after
  * another. A planned change of links that is not done by then puts everything back,
- * which takes about as long as it took to get there, and returns -EBUSY; so does one
- * that takes memory away, which has nothing to put back. A message and the tracepoint
- * pgmap_stuck name the page.
+ * which takes about as long as it took to get there, and a second more at most, and
+ * returns -EBUSY; so does one that takes memory away, which has nothing to put back. A
+ * message and the tracepoint pgmap_stuck name the page.
  *
  * A forced one tries to save each page once, however long that takes. What is left when
  * the time is up, and what was on a peer that is lost, is replaced by poison: the data
@@ -107,8 +107,8 @@
  * page that stays locked does. The memmap can't go before the last reference, so the
  * call returns -EBUSY as long as there is one, and is repeated.
  *
- * No copy from a peer is begun when it is known to be lost, and what was copied when it
- * became known is thrown away.
+ * What was being copied from or to a peer when it became known to be lost is thrown
+ * away.
  *
  * On the way back from a planned change a page can be stuck in either window. It is
  * left in a closed one. Its data is safe, and comes back to system memory when it is
@@ -120,7 +120,9 @@
  *
  * The window that such a page is left in can be the one that the peer's next region
  * needs. If there is no memory for another one on the way back, the region's pages go
- * by way of system memory; if that does not work, it goes without device memory.
+ * by way of system memory; if that does not work, it goes without device memory until
+ * it is unregistered and registered again. When all pages of a device that leaves are
+ * out, it takes the time that it takes to unregister its windows.
  */
 
 struct pgmap_owner {
@@ -236,7 +238,8 @@ static struct pgmap_owner *pgmap_peer_owner(struct pgmap_peer *peer)
  *
  * Context: Any.
  * Return: The current window, or NULL if the region has no device memory to
- *	   give: not registered, being evacuated, or lost in a forced change.
+ *	   give: not registered, being evacuated, or lost in a forced change or on
+ *	   the way back from a planned one.
  */
 struct pgmap_window *pgmap_window_get(struct pgmap_region *region)
 {
@@ -573,7 +576,7 @@ static void pgmap_evacuate_copy(struct pgmap_drain *drain, unsigned long nr)
 	if (!pgmap_peer_is_lost(peer) && !should_fail(&fail_pgmap, bytes))
 		err = peer->ops->copy_to_ram(region, scratch->src, scratch->dst, nr);
 	/* Lost meanwhile? Then nobody knows what it was that was copied. */
-	if (!err && pgmap_peer_is_lost(peer))
+	if (!err && pgmap_peer_was_lost(peer))
 		err = -EIO;
 	if (!err) {
 		drain->stats->bytes_copied += bytes;
@@ -682,6 +685,8 @@ static int pgmap_window_drain(struct pgmap_drain *drain)
 
 	lockdep_assert_held(&peer->fabric->lock);
 
+	if (dev_pagemap_wait_idle(pagemap, 0))
+		return 0;
 	for (;;) {
 		unsigned long moved = drain->moved;
 
@@ -776,7 +781,7 @@ static int pgmap_window_empty(struct pgmap_window *window, struct pgmap_window *
 
 	if (to || !pgmap_peer_is_lost(peer)) {
 		if (drain.force && time_before(jiffies, deadline))
-			drain.deadline -= min(deadline - jiffies,
+			drain.deadline -= min((deadline - jiffies) / 2,
 					      PGMAP_POISON_TIMEOUT);
 		err = pgmap_window_drain(&drain);
 		if (err)
@@ -796,35 +801,92 @@ static int pgmap_window_empty(struct pgmap_window *window, struct pgmap_window *
 	return err;
 }
 
-/* Let the region give out no pages; pgmap_region_reopen() undoes it. */
-static void pgmap_region_close(struct pgmap_region *region)
+/*
+ * Let regions give out no pages; pgmap_regions_reopen() undoes it. One grace period
+ * for all of them, or a device with many would spend its time with waiting for those.
+ */
+static void pgmap_region_close_begin(struct pgmap_region *region)
 {
 	struct pgmap_window *window = pgmap_region_window(region);
 
 	if (!window)
 		return;
 	RCU_INIT_POINTER(region->window, NULL);
-	dev_pagemap_close(&window->pagemap);
+	dev_pagemap_close_begin(&window->pagemap);
 	region->closed = window;
 }
 
-static void pgmap_region_reopen(struct pgmap_region *region)
+static void pgmap_regions_close(struct pgmap_peer *peer)
+{
+	struct pgmap_region *region;
+
+	list_for_each_entry(region, &peer->regions, entry)
+		pgmap_region_close_begin(region);
+	synchronize_rcu();
+}
+
+static void pgmap_region_close(struct pgmap_region *region)
+{
+	pgmap_region_close_begin(region);
+	synchronize_rcu();
+}
+
+static void pgmap_region_reopen_begin(struct pgmap_region *region)
+{
+	if (region->closed)
+		dev_pagemap_reopen_begin(&region->closed->pagemap);
+}
+
+static void pgmap_region_reopen_end(struct pgmap_region *region)
 {
 	if (!region->closed)
 		return;
-	dev_pagemap_reopen(&region->closed->pagemap);
+	dev_pagemap_reopen_end(&region->closed->pagemap);
 	rcu_assign_pointer(region->window, region->closed);
 	region->closed = NULL;
 }
 
-/* Get those pages of a closed region out that nobody holds: try each, once. */
-static void pgmap_region_sweep(struct pgmap_region *region, unsigned int flags,
-			       unsigned long deadline, struct pgmap_stats *stats)
+static void pgmap_regions_reopen(struct pgmap_peer *peer)
+{
+	struct pgmap_region *region;
+
+	list_for_each_entry(region, &peer->regions, entry)
+		pgmap_region_reopen_begin(region);
+	synchronize_rcu();
+	list_for_each_entry(region, &peer->regions, entry)
+		pgmap_region_reopen_end(region);
+}
+
+static void pgmap_region_reopen(struct pgmap_region *region)
+{
+	pgmap_region_reopen_begin(region);
+	synchronize_rcu();
+	pgmap_region_reopen_end(region);
+}
+
+/* Does a closed region have pages that are in use? */
+static bool pgmap_region_busy(struct pgmap_region *region)
 {
 	struct pgmap_window *window;
 
+	list_for_each_entry(window, &region->windows, entry)
+		if (!dev_pagemap_wait_idle(&window->pagemap, 0))
+			return true;
+	return false;
+}
+
+/*
+ * Get those pages of a closed region out that nobody holds: try each, once. Returns
+ * why some did not move, if it was not for being in use.
+ */
+static int pgmap_region_sweep(struct pgmap_region *region, unsigned int flags,
+			      unsigned long deadline, struct pgmap_stats *stats)
+{
+	struct pgmap_window *window;
+	int err = 0;
+
 	if (pgmap_peer_is_lost(region->peer))
-		return;
+		return -EIO;
 	list_for_each_entry(window, &region->windows, entry) {
 		struct pgmap_drain drain = {
 			.window = window,
@@ -833,8 +895,12 @@ static void pgmap_region_sweep(struct pgmap_region *region, unsigned int flags,
 			.stats = stats,
 		};
 
+		if (dev_pagemap_wait_idle(&window->pagemap, 0))
+			continue;
 		pgmap_window_sweep(&drain);
+		err = drain.err ?: err;
 	}
+	return err;
 }
 
 /*
@@ -896,8 +962,9 @@ struct pgmap_change {
 	unsigned int flags;
 	/* When it began, when to give up, and when to give up going back. In jiffies. */
 	unsigned long start, deadline, undo_deadline;
+	/* @undo_deadline is set. */
 	bool undone;
-	/* Regions that have not been moved yet. */
+	/* Forced: among how many regions the time that is left is divided. */
 	unsigned int regions;
 	struct pgmap_stats *stats;
 };
@@ -922,7 +989,7 @@ static unsigned long pgmap_change_undo_deadline(struct pgmap_change *change)
 }
 
 /*
- * Until when to try to move the next region. Forced, those that come later get their
+ * Until when to try to empty the next region. Forced, those that come later get their
  * share, as what is not moved in time is lost; planned, one failure is enough.
  */
 static unsigned long pgmap_change_deadline(struct pgmap_change *change)
@@ -935,9 +1002,21 @@ static unsigned long pgmap_change_deadline(struct pgmap_change *change)
 	return now + (change->deadline - now) / change->regions;
 }
 
+/* Has an operation had to leave pages in a window that is no longer current? */
+static bool pgmap_region_has_rest(struct pgmap_region *region)
+{
+	struct pgmap_window *current_window = pgmap_region_window(region);
+	struct pgmap_window *window;
+
+	list_for_each_entry(window, &region->windows, entry)
+		if (window != current_window)
+			return true;
+	return false;
+}
+
 /*
- * Try each page once that an earlier operation had to leave in a window that is no
- * longer current, and unregister that. It is not worth to wait for.
+ * Get such pages out, and unregister what they are in. Each is tried once; to wait for
+ * them is worth it only for who is to poison them otherwise.
  */
 static int pgmap_region_reap(struct pgmap_region *region,
 			     struct pgmap_change *change)
@@ -945,17 +1024,34 @@ static int pgmap_region_reap(struct pgmap_region *region,
 	struct pgmap_window *window, *next, *to = pgmap_region_window(region);
 	int ret = 0;
 
+	if (!pgmap_region_has_rest(region))
+		return 0;
 	list_for_each_entry_safe(window, next, &region->windows, entry) {
 		if (window == to)
 			continue;
-		if (pgmap_window_empty(window, to, true, change->flags, jiffies,
+		if (pgmap_window_empty(window, to, true, change->flags,
+				       change->flags & PGMAP_FORCE ?
+				       pgmap_change_deadline(change) : jiffies,
 				       change->stats))
 			ret = -EBUSY;
 		else
 			pgmap_window_unregister(window);
 	}
+	if (change->regions)
+		change->regions--;
 
 	return ret;
+}
+
+/* How many regions of a peer have such pages? */
+static unsigned int pgmap_peer_rests(struct pgmap_peer *peer)
+{
+	struct pgmap_region *region;
+	unsigned int nr = 0;
+
+	list_for_each_entry(region, &peer->regions, entry)
+		nr += pgmap_region_has_rest(region);
+	return nr;
 }
 
 static struct pgmap_window *pgmap_spare_find(struct pgmap_scratch *scratch,
@@ -1014,21 +1110,33 @@ static void pgmap_spares_unregister(struct pgmap_peer *peer)
 
 /*
  * Make @new the current window and rehome the pages of the one that was. That one,
- * if it is drained, becomes a spare; otherwise it stays with the region, closed.
+ * if it is drained, becomes a spare; otherwise it stays with the region, closed. Forced,
+ * each page is tried once, and what stays is left to pgmap_region_reap(): nobody shall
+ * wait for a page while others that could be saved have to.
  */
 static int pgmap_region_switch(struct pgmap_region *region,
 			       struct pgmap_window *new, unsigned long deadline,
 			       struct pgmap_change *change)
 {
 	struct pgmap_window *old = pgmap_region_window(region);
+	struct pgmap_drain once = {
+		.window = old,
+		.to = new,
+		.deadline = jiffies,
+		.whole = true,
+		.stats = change->stats,
+	};
 	int err;
 
 	list_move(&new->entry, &region->windows);
 	rcu_assign_pointer(region->window, new);
 	dev_pagemap_close(&old->pagemap);
 
-	err = pgmap_window_empty(old, new, change->flags & PGMAP_FORCE,
-				 change->flags, deadline, change->stats);
+	if (change->flags & PGMAP_FORCE)
+		err = pgmap_window_drain(&once);
+	else
+		err = pgmap_window_empty(old, new, false, 0, deadline,
+					 change->stats);
 	if (!err)
 		list_move(&old->entry, &region->peer->scratch->spares);
 	return err;
@@ -1077,6 +1185,12 @@ static int pgmap_region_move(struct pgmap_region *region,
 
 	if (!old || old->owner == owner)
 		return 0;
+
+	/* Also if nothing holds it up but its size. */
+	if (!(change->flags & PGMAP_FORCE) && time_after(jiffies, deadline)) {
+		pgmap_window_complain(old, "rehome", -EBUSY);
+		return -EBUSY;
+	}
 
 	new = pgmap_spare_get(region, owner);
 	if (IS_ERR(new))
@@ -1276,21 +1390,30 @@ static void pgmap_peer_wait_walks(struct pgmap_peer *peer, unsigned long deadlin
 			   time_before(jiffies, deadline) ? deadline - jiffies : 0);
 }
 
-/* Move all regions of a peer. On error some are under its new owner, some not. */
+/*
+ * Move all regions of a peer. On error some are under its new owner, some not; forced,
+ * all are that can be, and pgmap_peer_reap() is to follow.
+ */
 static int pgmap_peer_move(struct pgmap_peer *peer, struct pgmap_change *change)
 {
 	struct pgmap_region *region;
-	int err, ret = 0;
+	int err;
 
 	list_for_each_entry(region, &peer->regions, entry) {
 		err = pgmap_region_move(region, peer->scratch->to, change);
-		change->regions--;
-		if (!err)
-			continue;
-		ret = err;
-		if (!(change->flags & PGMAP_FORCE))
-			break;
+		if (err && !(change->flags & PGMAP_FORCE))
+			return err;
 	}
+	return 0;
+}
+
+static int pgmap_peer_reap(struct pgmap_peer *peer, struct pgmap_change *change)
+{
+	struct pgmap_region *region;
+	int ret = 0;
+
+	list_for_each_entry(region, &peer->regions, entry)
+		ret = pgmap_region_reap(region, change) ?: ret;
 	return ret;
 }
 
@@ -1304,6 +1427,22 @@ static void pgmap_peer_move_back(struct pgmap_peer *peer,
 		pgmap_region_move_back(region, peer->scratch->from, change);
 }
 
+/* All that is left in closed windows has its share of the time, or of half of it. */
+static int pgmap_change_reap(struct pgmap_change *change, u64 mask, bool half)
+{
+	struct pgmap_fabric *fabric = change->fabric;
+	struct pgmap_peer *peer;
+	unsigned int i, nr = 0;
+	int ret = 0;
+
+	for (i = 0; (peer = pgmap_fabric_next(fabric, mask, &i)); i++)
+		nr += pgmap_peer_rests(peer);
+	change->regions = half ? 2 * nr : nr;
+	for (i = 0; nr && (peer = pgmap_fabric_next(fabric, mask, &i)); i++)
+		ret = pgmap_peer_reap(peer, change) ?: ret;
+	return ret;
+}
+
 /*
  * Steps 2 to 6. When it returns 0, every present peer has the owner in
  * &pgmap_scratch.to, and so has each page; otherwise the one in from.
@@ -1313,17 +1452,19 @@ static int pgmap_change_apply(struct pgmap_change *change)
 	bool force = change->flags & PGMAP_FORCE;
 	struct pgmap_fabric *fabric = change->fabric;
 	struct pgmap_stats *stats = change->stats;
+	unsigned int i, regions = 0;
 	struct pgmap_peer *peer;
 	unsigned long deadline;
-	unsigned int i;
 	int err, ret = 0;
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		err = pgmap_spares_register(peer, peer->scratch->to);
 		if (err && !force)
 			return err;
-		change->regions += list_count_nodes(&peer->regions);
+		regions += list_count_nodes(&peer->regions);
 	}
+	/* For those that have to go by way of system memory. */
+	change->regions = regions;
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		pgmap_peer_hold(peer);
@@ -1341,13 +1482,12 @@ static int pgmap_change_apply(struct pgmap_change *change)
 	}
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
-		err = pgmap_peer_move(peer, change);
-		if (!err)
-			continue;
-		ret = err;
-		if (!force)
+		ret = pgmap_peer_move(peer, change);
+		if (ret)
 			goto undo;
 	}
+	if (force)
+		ret = pgmap_change_reap(change, change->movers, false);
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		pgmap_peer_release(peer, stats);
@@ -1380,16 +1520,11 @@ undo:
 static int pgmap_change(struct pgmap_change *change, u64 present)
 {
 	struct pgmap_fabric *fabric = change->fabric;
-	struct pgmap_region *region;
-	struct pgmap_peer *peer;
-	unsigned int i;
-	int err, reap = 0;
+	int err, reap;
 
 	lockdep_assert_held(&fabric->lock);
 
-	for (i = 0; (peer = pgmap_fabric_next(fabric, present, &i)); i++)
-		list_for_each_entry(region, &peer->regions, entry)
-			reap = pgmap_region_reap(region, change) ?: reap;
+	reap = pgmap_change_reap(change, present, true);
 	/* Who has the owner of what is left can map it, in whatever cluster. */
 	if (reap && !(change->flags & PGMAP_FORCE))
 		return reap;
@@ -1616,22 +1751,32 @@ int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 		change.flags |= PGMAP_FORCE;
 
 	/* All first, lest pages of one are moved to another. */
-	list_for_each_entry(region, &peer->regions, entry)
-		pgmap_region_close(region);
+	pgmap_regions_close(peer);
 	/*
 	 * Again all, before one is waited for: a page that is held takes no time
 	 * from others.
 	 */
-	list_for_each_entry(region, &peer->regions, entry)
-		pgmap_region_sweep(region, change.flags, change.deadline, change.stats);
+	list_for_each_entry(region, &peer->regions, entry) {
+		err = pgmap_region_sweep(region, change.flags, change.deadline,
+					 change.stats);
+		if (change.flags & PGMAP_FORCE)
+			continue;
+		if ((err && err != -ENOMEM) || time_after(jiffies, change.deadline))
+			break;
+	}
 again:
 	ret = 0;
-	change.regions = list_count_nodes(&peer->regions);
+	change.regions = 0;
+	list_for_each_entry(region, &peer->regions, entry)
+		change.regions += pgmap_region_busy(region);
 	list_for_each_entry(region, &peer->regions, entry) {
+		if (!pgmap_region_busy(region))
+			continue;
 		err = pgmap_region_evacuate(region, change.flags,
 					    pgmap_change_deadline(&change),
 					    change.stats);
-		change.regions--;
+		if (change.regions)
+			change.regions--;
 		if (!err)
 			continue;
 		ret = err;
@@ -1643,8 +1788,7 @@ again:
 			change.flags |= PGMAP_FORCE;
 			goto again;
 		}
-		list_for_each_entry(region, &peer->regions, entry)
-			pgmap_region_reopen(region);
+		pgmap_regions_reopen(peer);
 		mutex_unlock(&fabric->lock);
 		return ret;
 	}
@@ -1677,6 +1821,8 @@ again:
 		change.scratch = scratch;
 		change.flags = 0;
 		change.start = jiffies;
+		change.undo_deadline = change.deadline;
+		change.undone = true;
 		if (time_before(change.start, change.deadline)) {
 			change.deadline -= (change.deadline - change.start) / 2;
 			pgmap_change(&change, pgmap_fabric_mask(fabric));
@@ -1697,12 +1843,17 @@ EXPORT_SYMBOL_GPL(pgmap_peer_leave);
 
 /**
  * pgmap_peer_set_lost() - the device is gone, and its memory with it
- * @peer: the peer
+ * @peer: a member of a fabric
  *
- * From now on no copy is begun, and one that is under way is thrown away. The peer's
- * walks end with -ENODEV. What is mapped stays so until pgmap_peer_leave(), which is
- * to follow, and which poisons it; until then it is up to the driver's migrate_to_ram()
- * to return VM_FAULT_HWPOISON if pgmap_peer_is_lost().
+ * From now on what is copied from or to the peer is thrown away. A copy may begin
+ * still, by somebody who has just looked: until pgmap_peer_leave() has returned the
+ * driver has to keep what its callbacks access, or keep them from it, as by
+ * drm_dev_enter(). The peer's walks end with -ENODEV. What is mapped stays so until
+ * pgmap_peer_leave(), which is to follow, and which poisons it; until then it is up to
+ * the driver's migrate_to_ram() to return VM_FAULT_HWPOISON if pgmap_peer_is_lost().
+ *
+ * Not to be called when pgmap_peer_leave() has returned 0: there would be nobody to
+ * take it back, and the peer could not join again.
  *
  * Context: Any. Takes no lock, so that an operation that holds the fabric's can
  *	    learn of it.
@@ -1710,6 +1861,19 @@ EXPORT_SYMBOL_GPL(pgmap_peer_leave);
 void pgmap_peer_set_lost(struct pgmap_peer *peer)
 {
 	WRITE_ONCE(peer->lost, true);
+	/*
+	 * Before the caller makes the device forget what it held, as by a reset. Pairs
+	 * with the rmb() in pgmap_peer_was_lost():
+	 *
+	 *	copying				the driver
+	 *	-------				----------
+	 *	read the memory			lost = true
+	 *	rmb()				wmb()
+	 *	lost?				reset the device
+	 *
+	 * Who has read what the reset left behind finds the device lost.
+	 */
+	wmb();
 }
 EXPORT_SYMBOL_GPL(pgmap_peer_set_lost);
 

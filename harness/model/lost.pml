@@ -12,6 +12,7 @@
 bool stale_data;	/* who reads gets what was written last, or an error */
 bool entry_left;	/* no page table names a page that was unregistered */
 bool peer_maps;		/* nor does the page table of another device */
+bool late_copy;		/* what is copied to a device that is known to be lost stays */
 
 mtype = { RAM, MIG_RAM, DEV, MIG_DEV, POISON, POISON_PFN };
 
@@ -187,7 +188,7 @@ inline migrate_to_ram(by_core)
 /* migrate_vma_*() by the device's driver, for the parent. */
 proctype driver()
 {
-	bool ok;
+	bool ok, late;
 
 	do
 	:: break
@@ -218,10 +219,16 @@ proctype driver()
 			if
 			:: ok ->
 				/* copy_to_devmem() */
-				dev = ram;
+				d_step { dev = ram; late = lost };
+#ifdef NO_LOST_CHECK_IN
+				ok = told_first || !dead;
+#else
 				ok = !(told_first -> lost : dead);
+#endif
 				if
-				:: ok -> replace_all(MIG_RAM, DEV)
+				:: ok ->
+					CHECK(late_copy, !late);
+					replace_all(MIG_RAM, DEV)
 				:: else -> replace_all(MIG_RAM, RAM)
 				fi;
 				locked = false;
@@ -231,7 +238,7 @@ proctype driver()
 			fi
 		:: else
 		fi;
-		ok = false
+		d_step { ok = false; late = false }
 	od
 }
 

@@ -217,6 +217,20 @@ static inline bool pgmap_peer_is_lost(const struct pgmap_peer *peer)
 }
 
 /**
+ * pgmap_peer_was_lost() - the same, for who has copied from or to its memory
+ * @peer: a peer
+ *
+ * Context: Any.
+ * Return: false if what was copied before is what was there.
+ */
+static inline bool pgmap_peer_was_lost(const struct pgmap_peer *peer)
+{
+	/* Pairs with the wmb() in pgmap_peer_set_lost(), see there. */
+	rmb();
+	return pgmap_peer_is_lost(peer);
+}
+
+/**
  * struct pgmap_link - one change of a fabric's links
  * @a: one end
  * @b: the other end

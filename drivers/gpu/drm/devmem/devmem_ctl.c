@@ -181,7 +181,9 @@ static int devmem_ctl_destroy(void __user *arg)
 		goto out_unlock;
 	}
 
-	/* The device works until the kernel has let go of its memory. */
+	if (args.flags & DEVMEM_LOST)
+		devmem_device_unplug(dev);
+	/* Else it works until the kernel has let go of its memory. */
 	err = pgmap_peer_leave(&dev->peer,
 			       args.flags & DEVMEM_FORCE ? PGMAP_FORCE : 0,
 			       timeout, &stats);

@@ -513,16 +513,32 @@ err_faux:
  * devmem_device_kill() - tear a virtual GPU out
  * @dev: the device
  *
- * Nothing that it holds can be read from now on, and it can't be used. It is still
- * to leave the fabric and to be destroyed.
+ * Nothing that it holds can be read from now on. It is still to be unplugged, to leave
+ * the fabric and to be destroyed.
  *
- * Context: May sleep. Takes no lock that an operation on the fabric holds.
+ * Context: Any; the device is kept. Takes no lock that an operation on the fabric
+ *	    holds.
  */
 void devmem_device_kill(struct devmem_device *dev)
 {
 	/* First, so that whatever fails for it is known to be for good. */
 	pgmap_peer_set_lost(&dev->peer);
-	if (!xchg(&dev->dead, true))
+	WRITE_ONCE(dev->dead, true);
+}
+
+/**
+ * devmem_device_unplug() - end the use of a virtual GPU
+ * @dev: the device
+ *
+ * When it returns requests fail, and nobody uses the device by way of one.
+ *
+ * Context: May sleep. devmem_ctl_lock is held.
+ */
+void devmem_device_unplug(struct devmem_device *dev)
+{
+	lockdep_assert_held(&devmem_ctl_lock);
+
+	if (!drm_dev_is_unplugged(&dev->drm))
 		drm_dev_unplug(&dev->drm);
 }
 
@@ -540,8 +556,7 @@ void devmem_device_destroy(struct devmem_device *dev)
 
 	devmem_device_unpublish(dev);
 	/* Waits for whoever is using the chunks; nobody else comes. */
-	if (devmem_alive(dev))
-		drm_dev_unplug(&dev->drm);
+	devmem_device_unplug(dev);
 	/* Files stay open, but nothing stays mapped for the device. */
 	devmem_vms_invalidate(dev);
 	devmem_mem_fini(dev);

@@ -241,6 +241,7 @@ void devmem_ctl_exit(void);
 struct devmem_device *devmem_device_create(unsigned int id, u16 serial,
 					   u64 mem_size, u64 chunk_size);
 void devmem_device_kill(struct devmem_device *dev);
+void devmem_device_unplug(struct devmem_device *dev);
 void devmem_device_destroy(struct devmem_device *dev);
 
 /* devmem_mem.c */

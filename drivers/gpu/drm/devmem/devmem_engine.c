@@ -212,6 +212,10 @@ static int devmem_engine_step(struct devmem_vm *vm, struct devmem_exec *exec,
 
 	if (!drm_dev_enter(&vm->dev->drm, &idx))
 		return -ENODEV;
+	if (!devmem_alive(vm->dev)) {
+		drm_dev_exit(idx);
+		return -ENODEV;
+	}
 
 	drm_gpusvm_notifier_lock(&vm->svm);
 	if (devmem_op_reads(exec->op)) {

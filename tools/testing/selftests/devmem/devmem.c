@@ -3108,6 +3108,96 @@ TEST_F(pages, let_go_in_time)
 	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
 }
 
+/* --- many chunks, of which few have pages --- */
+
+#define CHUNKS		128
+#define CHUNKS_USED	4
+/* It takes some time to move what is there; the rest must not take any. */
+#define CHUNKS_MS	(4 * BOUND_MS)
+
+FIXTURE(chunks)
+{
+	struct world w;
+	struct dm_area area;
+	struct holder holder;
+};
+
+FIXTURE_SETUP(chunks)
+{
+	struct world *w = &self->w;
+
+	w->ctl = -1;
+	if (no_huge_pages())
+		SKIP(return, "transparent huge pages are off");
+	if (!world_init(_metadata, w, 2, CHUNK_SIZE))
+		return;
+	dev_del(_metadata, w, 0, 0, NULL);
+	ASSERT_EQ(0, dm_create(w->ctl, CHUNKS * DM_HUGE, DM_HUGE, &w->dev[0]));
+	*live |= 1ULL << w->dev[0].id;
+	ASSERT_EQ(0, set_links(w, 1, 2, true, 0, NULL));
+	/* Huge pages, each of which takes a chunk. */
+	area_init(_metadata, &self->area, CHUNKS_USED * DM_HUGE, BLOCK, true);
+	area_write(w, &self->area, 0, self->area.nr);
+	area_put(_metadata, &self->area, 0, self->area.nr, &w->dev[0]);
+}
+
+FIXTURE_TEARDOWN(chunks)
+{
+	if (self->area.mem)
+		dm_area_fini(&self->area);
+	world_fini(_metadata, &self->w);
+}
+
+/* How long a request takes does not depend on how many chunks there are. */
+TEST_F(chunks, held_for_ever)
+{
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+
+	hold(_metadata, &self->holder, w->dev[1].fd, dm_block(area, 3), 0, 3 * BOUND_MS);
+	EXPECT_EQ(-EBUSY, destroy_in_time(_metadata, w, 0, 0, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+	hold_end(_metadata, &self->holder);
+	EXPECT_TRUE(area_seen(area, 0, area->nr, w->dev[0].fd));
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+}
+
+/* Nor does the time that a page has to be let go, until it is taken. */
+TEST_F(chunks, let_go_in_time_forced)
+{
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+
+	hold(_metadata, &self->holder, w->dev[1].fd, dm_block(area, 3), 0, BOUND_MS);
+	EXPECT_EQ(0, dm_destroy_within(w->ctl, w->dev[0].id, DEVMEM_FORCE, CHUNKS_MS,
+				       &stats));
+	*live &= ~(1ULL << w->dev[0].id);
+	EXPECT_EQ(0, stats.pages_poisoned);
+	EXPECT_EQ(area->len / DM_PAGE, stats.pages_evacuated);
+	hold_end(_metadata, &self->holder);
+	close(w->dev[0].fd);
+	w->dev[0].fd = -1;
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+}
+
+TEST_F(chunks, link_let_go_in_time_forced)
+{
+	struct devmem_link link = { .a = self->w.dev[0].id, .b = self->w.dev[1].id };
+	struct dm_area *area = &self->area;
+	struct devmem_op_stats stats;
+	struct world *w = &self->w;
+
+	/* Whoever has more stays as it is: so the one with many chunks has to move. */
+	area_put(_metadata, area, HALF, area->nr - HALF, &w->dev[1]);
+	hold(_metadata, &self->holder, w->dev[1].fd, dm_block(area, 3), 0, BOUND_MS);
+	EXPECT_EQ(0, dm_links_within(w->ctl, &link, 1, DEVMEM_FORCE, CHUNKS_MS, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+	hold_end(_metadata, &self->holder);
+	EXPECT_EQ(0, dm_area_wrong(area, 0, area->nr));
+}
+
 /* ========================================================================= */
 /* Requests that are wrong, and those that have no business here.             */
 

@@ -23,6 +23,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -826,6 +827,8 @@ static struct control {
 	struct devmem_topology_entry topo[DEVMEM_MAX_DEVICES];
 	/* Whether anything may be lost. */
 	bool lossy;
+	/* A page for each device, to be there when another one is torn out. */
+	struct dm_area guards;
 	/* A device is torn out while something else goes on. */
 	bool racing;
 	unsigned int loss;
@@ -1034,6 +1037,42 @@ static void *loss_main(void *arg)
 	return NULL;
 }
 
+/* A page goes to each device. */
+static void guards_put(struct control *c)
+{
+	unsigned int s;
+
+	for (s = 0; s < MAX_DEVS; s++) {
+		dm_block_write(&c->guards, s, dm_fresh(s, c->serial, c->guards.base[s]));
+		/* If there is room for it; if not, it is safe anyway. */
+		if (c->dev[s].fd >= 0)
+			dm_migrate(c->dev[s].fd, dm_block(&c->guards, s), DM_PAGE,
+				   DEVMEM_MIGRATE_TO_DEVICE);
+	}
+}
+
+/* What was not on the device that is gone is as it was. */
+static void guards_check(struct control *c)
+{
+	unsigned char copy[DM_PAGE];
+	unsigned int s;
+
+	for (s = 0; s < MAX_DEVS; s++) {
+		void *at = dm_block(&c->guards, s);
+		struct iovec from = { at, DM_PAGE }, to = { copy, DM_PAGE };
+		__u64 *words = (__u64 *)copy, i;
+
+		if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) == DM_PAGE) {
+			for (i = 0; i < PAGE_WORDS; i++)
+				if (words[i] != c->guards.base[s] + i)
+					fail("a page of device %u is wrong", s);
+		} else if (s != c->loss) {
+			fail("a page of device %u was lost with device %u", s, c->loss);
+		}
+		madvise(at, DM_PAGE, MADV_DONTNEED);
+	}
+}
+
 /* A device is torn out, perhaps while the topology changes. */
 static void do_loss(struct control *c)
 {
@@ -1043,6 +1082,7 @@ static void do_loss(struct control *c)
 
 	c->loss = any_device(c);
 	c->loss_delay = chance(c, chance(c, 2) ? 2000 : 50000);
+	guards_put(c);
 	c->racing = true;
 	if (pthread_create(&thread, NULL, loss_main, c))
 		fail("no thread");
@@ -1059,6 +1099,7 @@ static void do_loss(struct control *c)
 	if (!want)
 		gone(c, c->loss, &shared->losses);
 	count(&shared->changes, !want);
+	guards_check(c);
 	look(c);
 }
 
@@ -1090,6 +1131,8 @@ static void control_main(struct control *c)
 	shared->actors[0].pid = getpid();
 	for (s = 0; s < MAX_DEVS; s++)
 		c->dev[s].fd = -1;
+	if (dm_area_init(&c->guards, MAX_DEVS * DM_PAGE, DM_PAGE, false))
+		fail("no memory");
 	look(c);
 	for (step = 0; !load(&shared->quiet); step++) {
 		c->random = dm_mix(seed + dm_mix(step));
