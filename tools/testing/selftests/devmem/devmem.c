@@ -2358,6 +2358,65 @@ TEST_F(pages, fault_in_part_of_huge)
 	EXPECT_EQ(0, dm_area_wrong(area, b + 1, area->nr - b - 1));
 }
 
+#define ZAP_ROUNDS	200
+/* How long a fault takes at most, of interest here, in microseconds. */
+#define ZAP_DELAY	4000
+
+struct zap {
+	unsigned char *page;
+	__u64 random;
+	/* Rounds that have begun, and those in which the page has been dropped. */
+	unsigned int begun, done;
+	bool failed;
+};
+
+/* In each round, drops the page at some time. */
+static void *zap_main(void *arg)
+{
+	struct zap *zap = arg;
+	unsigned int round;
+
+	for (round = 1; round <= ZAP_ROUNDS; round++) {
+		while (__atomic_load_n(&zap->begun, __ATOMIC_ACQUIRE) < round)
+			;
+		usleep(dm_rnd(&zap->random) % ZAP_DELAY);
+		if (madvise(zap->page, DM_PAGE, MADV_DONTNEED))
+			zap->failed = true;
+		__atomic_store_n(&zap->done, round, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+/* Splitting a large page does not make it lose the page that is wanted of it. */
+TEST_F_TIMEOUT(pages, zap_against_fault_in_part, LOAD_TEST)
+{
+	struct dm_area *area = &self->area;
+	struct zap zap = { .page = area->mem + DM_PAGE };
+	__u64 *word = (__u64 *)zap.page, was = area->base[0] + DM_PAGE / DM_WORD;
+	unsigned int round, dropped = 0;
+	pthread_t thread;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, zap_main, &zap));
+	for (round = 1; round <= ZAP_ROUNDS; round++) {
+		/* Mapped by small pages, and large still. */
+		ASSERT_EQ(0, madvise(area->mem + 300 * DM_PAGE, DM_PAGE, MADV_DONTNEED));
+		__atomic_store_n(&zap.begun, round, __ATOMIC_RELEASE);
+		EXPECT_TRUE(*word == was || !*word);
+		dropped += !*word;
+
+		while (__atomic_load_n(&zap.done, __ATOMIC_ACQUIRE) < round)
+			sched_yield();
+		ASSERT_EQ(0, madvise(area->mem, DM_HUGE, MADV_DONTNEED));
+		area_write(&self->w, area, 0, HALF);
+		was = area->base[0] + DM_PAGE / DM_WORD;
+		area_put(_metadata, area, 0, HALF, &self->w.dev[0]);
+	}
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_FALSE(zap.failed);
+	EXPECT_LT(0, dropped);
+	EXPECT_EQ(0, dm_area_wrong(area, HALF, HALF));
+}
+
 struct remap {
 	struct dm_area *area;
 	bool stop;

@@ -22,6 +22,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -1128,6 +1129,8 @@ static void control_main(struct control *c)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* Who waits for a group does not wait for us. */
 	setpgid(0, 0);
+	/* There is one of it, and many who use what it changes. */
+	setpriority(PRIO_PROCESS, 0, -10);
 	shared->actors[0].pid = getpid();
 	for (s = 0; s < MAX_DEVS; s++)
 		c->dev[s].fd = -1;
