@@ -283,6 +283,7 @@ static int devmem_ioctl_hold(struct drm_device *drm, void *data,
 	struct pgmap_peer *peers[DEVMEM_MAX_DEVICES];
 	struct devmem_hold *args = data;
 	struct folio *folio = NULL;
+	unsigned long left;
 	u32 entry;
 	int err;
 
@@ -309,7 +310,11 @@ static int devmem_ioctl_hold(struct drm_device *drm, void *data,
 		if (err)
 			goto out_put;
 	}
-	if (schedule_timeout_killable(msecs_to_jiffies(args->ms)))
+	/* It may be woken for no reason. */
+	left = msecs_to_jiffies(args->ms);
+	while (left && !fatal_signal_pending(current))
+		left = schedule_timeout_killable(left);
+	if (left)
 		err = -EINTR;
 	if (args->flags & DEVMEM_HOLD_LOCK)
 		folio_unlock(folio);
