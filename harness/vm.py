@@ -113,14 +113,15 @@ def user_program(kernel, path, name, src=None):
     out = kernel.out / "user" / src.parent.name
     out.mkdir(parents=True, exist_ok=True)
     watch("user headers", make(kernel.src, kernel.out, "-s", "headers"), LOGS / "headers.log")
-    # The 30 s that a test has if it does not say are not meant for an emulated debug kernel.
+    # The 30 s that a test has if it does not say are not meant for an emulated debug kernel. A
+    # program of several files gets what the header defines several times.
     slow = out / "slow.h"
     replace_file(slow, f"""#include "{src}/tools/testing/selftests/kselftest_harness.h"
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT 120
 """.encode())
     watch(f"building {name}", ["make", "-s", "-C", src / "tools/testing/selftests" / path, f"OUTPUT={out}",
-                               "LDFLAGS=-static", f"KHDR_INCLUDES=-isystem {kernel.out}/usr/include",
+                               "LDFLAGS=-static -Wl,-z,muldefs", f"KHDR_INCLUDES=-isystem {kernel.out}/usr/include",
                                f"CC=gcc -include {slow}", f"{out}/{name}"], LOGS / f"build-{name}.log")
     return out / name
 
