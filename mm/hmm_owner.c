@@ -632,13 +632,15 @@ static void pgmap_drain_batch(struct pgmap_drain *drain, unsigned long slot,
 		drain->stats->pages_evacuated += moved;
 }
 
-/* Try to move each page of the window once. */
+/* Try to move each page of the window once, if there are any. */
 static void pgmap_window_sweep(struct pgmap_drain *drain)
 {
 	unsigned long nr_slots = drain->window->region->nr_slots;
 	unsigned long slot, nr;
 
 	drain->err = 0;
+	if (dev_pagemap_wait_idle(&drain->window->pagemap, 0))
+		return;
 	for (slot = 0; slot < nr_slots; slot += nr) {
 		nr = min(PGMAP_BATCH, nr_slots - slot);
 		pgmap_drain_batch(drain, slot, nr);
@@ -685,8 +687,6 @@ static int pgmap_window_drain(struct pgmap_drain *drain)
 
 	lockdep_assert_held(&peer->fabric->lock);
 
-	if (dev_pagemap_wait_idle(pagemap, 0))
-		return 0;
 	for (;;) {
 		unsigned long moved = drain->moved;
 
@@ -730,32 +730,36 @@ static int pgmap_window_poison(struct pgmap_window *window,
 	}
 }
 
-/* Name what holds the window up, in the log and to those who trace. */
+/*
+ * Name what holds the window up, in the log and to those who trace: the first page
+ * that somebody refers to who does not map it, else one that there was no time for.
+ */
 static void pgmap_window_complain(struct pgmap_window *window, const char *what,
 				  int err)
 {
 	const char *name = window->region->peer->name;
-	unsigned long slot;
+	int refs = 0, mappings = 0;
+	unsigned long slot, pfn = 0;
 
-	for (slot = 0; slot < window->region->nr_slots; slot++) {
-		unsigned long pfn = pgmap_window_pfn(window, slot);
-		struct page *page = pfn_to_page(pfn);
+	for (slot = 0; slot < window->region->nr_slots && refs <= mappings; slot++) {
+		struct page *page = pfn_to_page(pgmap_window_pfn(window, slot));
 		struct page_snapshot snap;
-		int refs, mappings;
 
 		if (!page_ref_count(page))
 			continue;
 		snapshot_page(&snap, page);
+		pfn = page_to_pfn(page);
 		refs = folio_ref_count(&snap.folio_snapshot);
 		mappings = folio_mapcount(&snap.folio_snapshot);
-		trace_pgmap_stuck(name, what, pfn, refs, mappings, err);
+	}
+
+	trace_pgmap_stuck(name, what, pfn, refs, mappings, err);
+	if (pfn)
 		pr_warn_ratelimited("%s: can't %s: pfn %#lx has %d references, %d mappings (%pe)\n",
 				    name, what, pfn, refs, mappings, ERR_PTR(err));
-		return;
-	}
-	trace_pgmap_stuck(name, what, 0, 0, 0, err);
-	pr_warn_ratelimited("%s: can't %s: no page is in use, but the pagemap is (%pe)\n",
-			    name, what, ERR_PTR(err));
+	else
+		pr_warn_ratelimited("%s: can't %s: no page is in use, but the pagemap is (%pe)\n",
+				    name, what, ERR_PTR(err));
 }
 
 /*
@@ -895,8 +899,6 @@ static int pgmap_region_sweep(struct pgmap_region *region, unsigned int flags,
 			.stats = stats,
 		};
 
-		if (dev_pagemap_wait_idle(&window->pagemap, 0))
-			continue;
 		pgmap_window_sweep(&drain);
 		err = drain.err ?: err;
 	}
@@ -1452,19 +1454,19 @@ static int pgmap_change_apply(struct pgmap_change *change)
 	bool force = change->flags & PGMAP_FORCE;
 	struct pgmap_fabric *fabric = change->fabric;
 	struct pgmap_stats *stats = change->stats;
-	unsigned int i, regions = 0;
 	struct pgmap_peer *peer;
 	unsigned long deadline;
 	int err, ret = 0;
+	unsigned int i;
 
+	/* For those that have to go by way of system memory. */
+	change->regions = 0;
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		err = pgmap_spares_register(peer, peer->scratch->to);
 		if (err && !force)
 			return err;
-		regions += list_count_nodes(&peer->regions);
+		change->regions += list_count_nodes(&peer->regions);
 	}
-	/* For those that have to go by way of system memory. */
-	change->regions = regions;
 
 	for (i = 0; (peer = pgmap_fabric_next(fabric, change->movers, &i)); i++) {
 		pgmap_peer_hold(peer);

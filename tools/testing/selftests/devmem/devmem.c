@@ -2987,11 +2987,20 @@ TEST_F(pages, stopped_process_forced)
 	stopped_process(_metadata, &self->w, &self->area, self->huge, DEVMEM_FORCE);
 }
 
+/* A removal that nothing holds up: in time, and nothing is lost. */
+static void del_loses_nothing(struct __test_metadata *_metadata, struct world *w,
+			      __u32 flags)
+{
+	struct devmem_op_stats stats;
+
+	EXPECT_EQ(0, del_in_time(_metadata, w, 0, flags, &stats));
+	EXPECT_EQ(0, stats.pages_poisoned);
+}
+
 /* A process that is killed while it uses the device takes its pages with it. */
 static void killed_process(struct __test_metadata *_metadata, struct world *w,
 			   struct dm_area *own, bool huge, __u32 flags)
 {
-	struct devmem_op_stats stats;
 	struct child child;
 	int status;
 
@@ -3009,8 +3018,7 @@ static void killed_process(struct __test_metadata *_metadata, struct world *w,
 	usleep(20000);
 	ASSERT_EQ(0, kill(child.pid, SIGKILL));
 	/* It may be about to exit, or gone, and nobody has asked for it. */
-	EXPECT_EQ(0, del_in_time(_metadata, w, 0, flags, &stats));
-	EXPECT_EQ(0, stats.pages_poisoned);
+	del_loses_nothing(_metadata, w, flags);
 	ASSERT_EQ(child.pid, waitpid(child.pid, &status, 0));
 	EXPECT_TRUE(WIFSIGNALED(status));
 	child_fini(&child);
@@ -3033,7 +3041,6 @@ TEST_F(pages, killed_process_forced)
 static void full_memcg(struct __test_metadata *_metadata, struct world *w,
 		       struct dm_area *own, bool huge, __u32 flags)
 {
-	struct devmem_op_stats stats;
 	struct child child;
 	char text[32];
 
@@ -3057,8 +3064,7 @@ static void full_memcg(struct __test_metadata *_metadata, struct world *w,
 	snprintf(text, sizeof(text), "%ld", dm_file_get(CGROUP "/memory.current", NULL));
 	ASSERT_TRUE(dm_file_put(CGROUP "/memory.max", text));
 
-	EXPECT_EQ(0, del_in_time(_metadata, w, 0, flags, &stats));
-	EXPECT_EQ(0, stats.pages_poisoned);
+	del_loses_nothing(_metadata, w, flags);
 	EXPECT_EQ(0, dm_file_get(CGROUP "/memory.events", "oom_kill "));
 	ASSERT_TRUE(dm_file_put(CGROUP "/memory.max", "max"));
 	ASSERT_TRUE(child_go(&child));
