@@ -2365,8 +2365,8 @@ TEST_F(pages, fault_in_part_of_huge)
 struct zap {
 	unsigned char *page;
 	__u64 random;
-	/* Rounds that have begun, and those in which the page has been dropped. */
-	unsigned int begun, done;
+	/* Rounds, those that have begun, and those in which the page has been dropped. */
+	unsigned int rounds, begun, done;
 	bool failed;
 };
 
@@ -2376,7 +2376,7 @@ static void *zap_main(void *arg)
 	struct zap *zap = arg;
 	unsigned int round;
 
-	for (round = 1; round <= ZAP_ROUNDS; round++) {
+	for (round = 1; round <= zap->rounds; round++) {
 		while (__atomic_load_n(&zap->begun, __ATOMIC_ACQUIRE) < round)
 			;
 		usleep(dm_rnd(&zap->random) % ZAP_DELAY);
@@ -2391,13 +2391,17 @@ static void *zap_main(void *arg)
 TEST_F_TIMEOUT(pages, zap_against_fault_in_part, LOAD_TEST)
 {
 	struct dm_area *area = &self->area;
-	struct zap zap = { .page = area->mem + DM_PAGE };
+	/* Without a large page there is nothing to split. */
+	struct zap zap = {
+		.page = area->mem + DM_PAGE,
+		.rounds = self->huge ? ZAP_ROUNDS : ZAP_ROUNDS / 10,
+	};
 	__u64 *word = (__u64 *)zap.page, was = area->base[0] + DM_PAGE / DM_WORD;
 	unsigned int round, dropped = 0;
 	pthread_t thread;
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, zap_main, &zap));
-	for (round = 1; round <= ZAP_ROUNDS; round++) {
+	for (round = 1; round <= zap.rounds; round++) {
 		/* Mapped by small pages, and large still. */
 		ASSERT_EQ(0, madvise(area->mem + 300 * DM_PAGE, DM_PAGE, MADV_DONTNEED));
 		__atomic_store_n(&zap.begun, round, __ATOMIC_RELEASE);
@@ -2413,7 +2417,8 @@ TEST_F_TIMEOUT(pages, zap_against_fault_in_part, LOAD_TEST)
 	}
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	EXPECT_FALSE(zap.failed);
-	EXPECT_LT(0, dropped);
+	if (self->huge)
+		EXPECT_LT(0, dropped);
 	EXPECT_EQ(0, dm_area_wrong(area, HALF, HALF));
 }
 
