@@ -2417,8 +2417,7 @@ TEST_F_TIMEOUT(pages, zap_against_fault_in_part, LOAD_TEST)
 	}
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	EXPECT_FALSE(zap.failed);
-	if (self->huge)
-		EXPECT_LT(0, dropped);
+	EXPECT_LT(0, dropped);
 	EXPECT_EQ(0, dm_area_wrong(area, HALF, HALF));
 }
 
