@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # The commands of this repository; harness/ does the work. LINUX=path names a tree
 # to use in place of the Debian package.
-export LINUX MINUTES CHANGES SEED
+export LINUX MINUTES CHANGES CYCLES SEED
 PY := python3 -B harness
 
 help:		## this list
@@ -27,6 +27,8 @@ base-tests: setup	## each test of a base fix fails on stock and passes on the se
 	@$(PY)/check.py base-tests
 soak: setup	## all at random: MINUTES=n on the debug kernel, CHANGES=n on the plain one; SEED=s
 	@$(PY)/check.py soak
+hotplug: setup	## CYCLES=n times an orderly and a surprise removal of cards in use; SEED=s
+	@$(PY)/check.py hotplug
 mutants: setup	## break the protocol at one place after another: a test notices each (an hour)
 	@$(PY)/check.py mutants
 litmus:		## the litmus tests of harness/model, with herd7 (which Debian 12 does not have)
@@ -36,4 +38,4 @@ off-check: setup	## switched off, the series leaves alone the objects whose sour
 modules-check: setup	## xe, nouveau and amdgpu as modules build without new warnings
 	@$(PY)/check.py modules-check
 
-.PHONY: help setup demo check lint series apply shell base-tests soak mutants litmus off-check modules-check
+.PHONY: help setup demo check lint series apply shell base-tests soak hotplug mutants litmus off-check modules-check

@@ -4,6 +4,7 @@
 
 A check is a function that yields (name, reason, log); an empty reason means that it passed.
 """
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 
+import host
 import mutants
 import series
 import tree
@@ -67,16 +69,39 @@ _fetch = True
 _kernels = {}
 
 
+# A guest leaves much of two CPUs idle. What is built meanwhile must not slow it down.
+_builder = concurrent.futures.ThreadPoolExecutor(1, initializer=lambda: os.nice(19))
+
+
+def build(make):
+    """Begin to build a kernel, if nobody has: it will be wanted."""
+    if make not in _kernels:
+        _kernels[make] = _builder.submit(make)
+
+
 def kernel(make):
     """A kernel is built once per run; one that can't be built fails each test that wants it."""
-    if make not in _kernels:
+    build(make)
+    return _kernels[make].result()
+
+
+# A guest with cards runs on one CPU of the host (see vm.boot), so another guest goes along with it.
+_second = concurrent.futures.ThreadPoolExecutor(1)
+_begun = {}
+
+
+def begin(results):
+    """Begin to collect the results of a check, if nobody has."""
+    def collect():
+        found = []
         try:
-            _kernels[make] = make()
-        except Failure as err:
-            _kernels[make] = err
-    if isinstance(_kernels[make], Failure):
-        raise _kernels[make]
-    return _kernels[make]
+            found.extend(results())
+        except Exception as err:  # pylint: disable=broad-except
+            found.append((results.__name__, f"{type(err).__name__}: {err}"))
+        return found
+    if results not in _begun:
+        _begun[results] = _second.submit(collect)
+    return _begun[results]
 
 
 def tap(lines):
@@ -206,15 +231,26 @@ for i in 1 2; do sleep 6; echo scan >$K || exit 8; done
 @check
 def kunit_x86_64():
     """All suites, with everything on that looks for mistakes."""
-    yield from kunit_boot(kernel(vm.debug_kernel), "kunit-x86_64", "modprobe devmem_topo_kunit || exit 2" + LEAKS,
-                          append="panic_on_warn=1", memory="4G", timeout=1800)
+    on = kernel(vm.debug_kernel)
+    build(vm.kcsan_kernel)
+    yield from kunit_boot(on, "kunit-x86_64", "modprobe devmem_topo_kunit || exit 2" + LEAKS,
+                          append=f"panic_on_warn=1 {vm.COHERENT_KUNIT}", memory="8G", timeout=1800)
 
 
-def selftest(on, name, commands, end="", **kw):
+# Cards are unbound first: their memory pins the module, until a work item has freed it.
+UNLOAD = """for card in /sys/bus/pci/drivers/drm_devmem/*:*; do
+	[ ! -e $card ] || echo ${card##*/} >/sys/bus/pci/drivers/drm_devmem/unbind || exit 4
+done
+for i in 1 2 3 4 5; do rmmod drm_devmem 2>/dev/null && break; sleep 1; done
+[ ! -e /sys/module/drm_devmem ] || exit 4
+"""
+
+
+def selftest(on, name, commands, before="", module="", end="", **kw):
     """Boot, run kselftest_harness programs, unload the driver: one result per test."""
     found = {p: vm.user_program(on, "devmem", p) for p in {c.split()[0] for c in commands}}
-    script = "modprobe drm_devmem || exit 2\n" + "".join(
-        f"echo '# run {c}'; /test/{c}\n[ $? -le 1 ] || exit 3\n" for c in commands) + "rmmod drm_devmem || exit 4"
+    script = before + f"modprobe drm_devmem {module} || exit 2\n" + "".join(
+        f"echo '# run {c}'; /test/{c}\n[ $? -le 1 ] || exit 3\n" for c in commands) + UNLOAD
     result = vm.boot(on, name, script + end, {f"/test/{p}": f for p, f in found.items()}, **kw)
     lines = {c: [] for c in commands}
     now = []
@@ -230,10 +266,30 @@ def selftest(on, name, commands, end="", **kw):
     yield name, result.why, result.console
 
 
+def without(*tests):
+    return "".join(f" -T {t}" for t in tests)
+
+
+# Each has tests that the other kind of memory has no use for.
+PRIVATE_ONLY = without("in_place_part_of_huge", "zap_against_fault_in_part")
+COHERENT_ONLY = without("coherent_stays", "coherent_rehome_fails")
+
+
 @check
 def selftests():
-    yield from selftest(kernel(vm.debug_kernel), "selftests", ["devmem", "devmem_faults"], append="panic_on_warn=1",
-                        memory="6G", timeout=3600, end=LEAKS)
+    begin(card_results)
+    yield from selftest(kernel(vm.debug_kernel), "selftests", ["devmem" + COHERENT_ONLY, "devmem_faults"],
+                        append="panic_on_warn=1", memory="6G", timeout=3600, end=LEAKS)
+
+
+@check
+def coherent_selftests():
+    """The same with memory that the CPU can access."""
+    # Clusters of one size will do here, and what is the same with either kind need not be swept again.
+    faults = "devmem_faults" + without("create", "fill")
+    yield from selftest(kernel(vm.debug_kernel), "coherent", ["devmem -V of_2 -V of_8" + PRIVATE_ONLY, faults],
+                        append=f"panic_on_warn=1 {vm.COHERENT}", module=f"coherent_ram={vm.COHERENT_RAM}",
+                        memory="8G", timeout=3600, end=LEAKS)
 
 
 def soak(minutes=None):
@@ -246,20 +302,70 @@ def soak(minutes=None):
         if what and not what.isdecimal():
             raise Failure(f"'{what}' is not a number")
     on = kernel(vm.plain_kernel if changes else vm.debug_kernel)
-    if changes:
-        runs = [f"-c {changes}"]
-    else:
-        # A part of it without losses: where none can have been, none may be seen.
-        calm = int(minutes) // 4 or int(minutes) // 2
-        runs = [f"-m {int(minutes) - calm}"] + [f"-L 0 -m {calm}"] * bool(calm)
-    say(f"devmem_soak -s {seed}: " + ", ".join(runs))
-    result = vm.boot(on, "soak", "modprobe drm_devmem || exit 2\n" +
-                     "".join(f"/test/devmem_soak -s {seed} {run} || exit 1\n" for run in runs) +
-                     "rmmod drm_devmem || exit 4\n" + ("" if changes else LEAKS),
-                     {"/test/devmem_soak": vm.user_program(on, "devmem", "devmem_soak")}, memory="6G", show=True,
-                     append="" if changes else "panic_on_warn=1",
-                     timeout=(3 * int(changes) if changes else 60 * int(minutes)) + 900)
+    much, unit = int(changes or minutes), "-c" if changes else "-m"
+    # A part of it without losses: where none can have been, none may be seen. And one with coherent memory.
+    part = much // 4 or much // 2
+    runs = [("", f"{unit} {much - part}")] + [("", f"{unit} {part} -L 0"),
+                                              (f"coherent_ram={vm.COHERENT_RAM}", f"{unit} {part}")] * bool(part)
+    say(f"devmem_soak -s {seed}: " + ", ".join(f"{run} {module}" for module, run in runs))
+    result = vm.boot(on, "soak", "".join(
+        f"modprobe drm_devmem {module} || exit 2\n/test/devmem_soak -s {seed} {run} || exit 1\n{UNLOAD}"
+        for module, run in runs) + ("" if changes else LEAKS),
+                     {"/test/devmem_soak": vm.user_program(on, "devmem", "devmem_soak")}, memory="8G", show=True,
+                     append=vm.COHERENT if changes else f"panic_on_warn=1 {vm.COHERENT}",
+                     timeout=(3 * much if changes else 80 * much) + 900)
     yield f"soak (seed {seed})", result.why, result.console
+
+
+def slots(names="p0 p1 p2", **kw):
+    return lambda name: host.Host(name, host.ports(names), **kw)
+
+
+def slots_of_a_switch(name):
+    return host.Host(name, host.switch("p0 p1 p2"))
+
+
+# The terminal of a guest's script is where somebody plugs cards for it.
+HOST = "export DEVMEM_HOST=/dev/ttyS1\n"
+
+
+def card_results():
+    # What the CPU reads of a coherent card that is gone is believed, so none goes under load by surprise.
+    ways = "unbind", "remove", "power_off", "device_del", "reset", "unload"
+    coherent = [without("sizes", "goes_under_load")] + [f" -r cards.{way}.goes_under_load" for way in ways]
+    for name, where, cpu, together, module, tests in [
+            ("hotplug", slots(), "EPYC", 1, "", [without("sizes")]),
+            ("hotplug-coherent", slots(), "EPYC", 1, "coherent_cards=1", coherent),
+            # KASAN wants an eighth of it, 2 GiB, for the shadow of its mapping.
+            ("hotplug-sizes", slots("p2", room="16G"), "EPYC", 1, "", [" -r slots.sizes"]),
+            ("hotplug-acpi", slots(acpi=True), "EPYC", 1, "",
+             [f" -r cards.{w}.{t}" for w in ("device_del", "power_off") for t in ("goes", "goes_under_load")]),
+            ("hotplug-apart", slots(), "qemu64", 0, "", [" -r slots.clusters"]),
+            ("hotplug-switch", slots_of_a_switch, "qemu64", 1, "", [" -r slots.clusters"])]:
+        yield from selftest(kernel(vm.debug_kernel), name, ["devmem_hotplug" + t for t in tests],
+                            before=f"{HOST}export DEVMEM_TOGETHER={together}\n", module=module, host=where, cpu=cpu,
+                            append="panic_on_warn=1", memory="6G", timeout=3600, end=LEAKS)
+
+
+@check
+def hotplug_tests():
+    """Cards that are really plugged and torn out; and what is a cluster by their topology."""
+    yield from begin(card_results).result()
+
+
+def hotplug(cycles=None):
+    """CYCLES times an orderly removal and one by surprise, at random moments, of 3 cards that 4 processes use."""
+    cycles, seed = str(cycles or os.environ.get("CYCLES") or 10), os.environ.get("SEED") or str(int(time.time()))
+    for what in (cycles, seed):
+        if not what.isdecimal() or not int(what):
+            raise Failure(f"'{what}' is not a number above 0")
+    on = kernel(vm.plain_kernel)
+    say(f"devmem_soak -C 1 -p 4 -s {seed} -c {cycles}")
+    result = vm.boot(on, "hotplug-cycles", f"{HOST}modprobe drm_devmem || exit 2\n"
+                     f"/test/devmem_soak -C 1 -p 4 -s {seed} -c {cycles} || exit 1\n{UNLOAD}",
+                     {"/test/devmem_soak": vm.user_program(on, "devmem", "devmem_soak")}, host=slots(), cpu="EPYC",
+                     memory="3G", show=True, append="log_buf_len=32M", timeout=60 * int(cycles) + 900)
+    yield f"hotplug (seed {seed})", result.why, result.console
 
 
 @check
@@ -287,7 +393,7 @@ def races(console):
 def kcsan():
     """The race tests, and programs that use devices while these change, with data races looked for."""
     on, every = kernel(vm.kcsan_kernel), "BUG: KCSAN: "
-    yield from kunit_boot(on, "kcsan-kunit", splats=every, timeout=1200)
+    yield from kunit_boot(on, "kcsan-kunit", splats=every, append=vm.COHERENT_KUNIT, memory="8G", timeout=1200)
     tests = ["cluster.of_4.load_leave_and_join", "links.of_4.load_several_at_once", "pages.small.munmap_during_exec",
              "pages.huge.fork_rehome_and_leave", "pages.small.lost"]
     yield from selftest(on, "kcsan-selftests", [f"devmem -r {t}" for t in tests], splats=every, memory="4G",
@@ -316,7 +422,7 @@ def hmm_tests(on, name, args="", end=""):
             stock[test] = status
     result = vm.boot(on, name, HMM_SCRIPT.format(args) + end,
                      {"/test/hmm-tests": vm.user_program(on, "mm", "hmm-tests", src=base)}, memory="8G", timeout=1800,
-                     append="memmap=2G$0x180000000 transparent_hugepage=madvise",
+                     append=f"{vm.COHERENT} transparent_hugepage=madvise",
                      splats=r"WARNING: \S*mm/memremap.c:\d+ at memremap_pages")
     if result.why:
         raise Failure(f"{name}: {result.why}, see {result.console}")
@@ -549,7 +655,8 @@ def modules_check():
 def cli():
     what = sys.argv[1] if len(sys.argv) == 2 else ""
     todo = {"check": CHECKS, "lint": [lint], "base-tests": [base_tests], "off-check": [off_check],
-            "modules-check": [modules_check], "mutants": [mutants.results], "soak": [soak], "litmus": [litmus]}
+            "modules-check": [modules_check], "mutants": [mutants.results], "soak": [soak],
+            "hotplug": [hotplug], "litmus": [litmus]}
     if what not in todo:
         raise Failure(f"usage: check.py {'|'.join(todo)}")
     global _fetch

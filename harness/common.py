@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """What every tool of the harness needs: places, messages, the lock, child processes."""
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
@@ -25,7 +27,8 @@ def say(text):
 
 def main(func):
     """Run a tool: a Failure is one message and status 1, ^C is quiet."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, lambda num, _: sys.exit(128 + num))
     CACHE.mkdir(parents=True, exist_ok=True)
     try:
         sys.exit(func())
@@ -35,8 +38,18 @@ def main(func):
         sys.exit(141)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        # What another thread waits for.
+        with _starting:
+            _ending.set()
+            for child in _children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGTERM)
 
 
+_starting = threading.RLock()
+_children = set()
+_ending = threading.Event()
 _lock = None
 
 
@@ -73,32 +86,46 @@ def run(cmd, **kw):
     return res.stdout
 
 
+@contextlib.contextmanager
+def started(cmd, **kw):
+    """A process that does not outlive this block, nor main(), whichever thread waits for it."""
+    cmd = [str(c) for c in cmd]
+    with _starting:
+        if _ending.is_set():
+            raise Failure("interrupted")
+        try:
+            child = subprocess.Popen(cmd, start_new_session=True, **kw)
+        except FileNotFoundError:
+            raise Failure(f"{cmd[0]} is not installed; run: make setup") from None
+        _children.add(child)
+    with child:
+        try:
+            yield child
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGTERM)
+            child.wait()
+            with _starting:
+                _children.discard(child)
+
+
 def watch(what, cmd, log, check=True, **kw):
     """Run a long command into a log file, with a sign of life every half minute."""
     log.parent.mkdir(parents=True, exist_ok=True)
     start = last = time.monotonic()
-    with open(log, "w", errors="replace") as out:
-        try:
-            child = subprocess.Popen([str(c) for c in cmd], stdout=out, stderr=subprocess.STDOUT,
-                                     stdin=subprocess.DEVNULL, start_new_session=True, **kw)
-        except FileNotFoundError:
-            raise Failure(f"{cmd[0]} is not installed; run: make setup") from None
-        try:
-            while True:
-                try:
-                    child.wait(1)
-                    break
-                except subprocess.TimeoutExpired:
-                    pass
-                if time.monotonic() - last > 30:
-                    last = time.monotonic()
-                    with open(log, "rb") as sofar:
-                        lines = sum(1 for _ in sofar)
-                    say(f"  {what}: {int(last - start)} s, {lines} lines in {log}")
-        finally:
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGTERM)
-                child.wait()
+    with open(log, "w", errors="replace") as out, \
+            started(cmd, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **kw) as child:
+        while True:
+            try:
+                child.wait(1)
+                break
+            except subprocess.TimeoutExpired:
+                pass
+            if time.monotonic() - last > 30:
+                last = time.monotonic()
+                with open(log, "rb") as sofar:
+                    lines = sum(1 for _ in sofar)
+                say(f"  {what}: {int(last - start)} s, {lines} lines in {log}")
     if check and child.returncode:
         with open(log, errors="replace") as done:
             lines = done.read().splitlines()

@@ -7,6 +7,7 @@ import series
 import tree
 import vm
 from common import LOGS, REPO, Failure
+from host import Host, ports
 
 
 def load():
@@ -31,17 +32,21 @@ def kernel(over):
 def run(on, kind, test):
     """Run one test: an empty string if it passes. A guest that did not get as far as the test says nothing."""
     if kind == "kunit":
-        result = vm.boot(on, "mutant", "exit 0", append=f"kunit.enable=1 kunit.filter_glob={test}", timeout=120)
+        result = vm.boot(on, "mutant", "exit 0", memory="8G", timeout=120,
+                         append=f"kunit.enable=1 kunit.filter_glob={test} {vm.COHERENT_KUNIT}")
         suite, case = test.split(".")
         begun, bad = rf"# Subtest: {suite}\b", rf"not ok \d+ {case}\b"
         lines = [re.sub(r"^\[[ \d.]*\] *", "", l).strip() for l in
                  result.console.read_text(errors="replace").splitlines()]
         ran = any(re.match(rf"ok \d+ {case}\b(?!.*SKIP)", l) for l in lines)
     else:
-        folder, prog, mod = ("mm", "hmm-tests", "test_hmm") if kind == "hmm" else ("devmem", "devmem", "drm_devmem")
-        result = vm.boot(on, "mutant", f"modprobe {mod} || exit 2\ncd /test\n./{prog} -r {test}",
+        folder, prog, mod = {"hmm": ("mm", "hmm-tests", "test_hmm"), "selftest": ("devmem", "devmem", "drm_devmem"),
+                             "card": ("devmem", "devmem_hotplug", "drm_devmem")}[kind]
+        with_cards = {"host": lambda name: Host(name, ports("p0 p1 p2")), "cpu": "EPYC"} if kind == "card" else {}
+        result = vm.boot(on, "mutant", f"modprobe {mod} || exit 2\ncd /test\nexport DEVMEM_HOST=/dev/ttyS1\n"
+                         f"./{prog} -r {test}",
                          {f"/test/{prog}": vm.user_program(on, folder, prog)}, memory="4G", timeout=180,
-                         append="transparent_hugepage=madvise" if kind == "hmm" else "")
+                         append="transparent_hugepage=madvise" if kind == "hmm" else "", **with_cards)
         begun, bad, lines = rf"# +RUN +{test}\b", "not ok", result.lines
         ran = any(re.match(rf"ok \d+ {test}\b(?!.*SKIP)", l) for l in lines)
     failed = any(re.match(bad, l) for l in lines)

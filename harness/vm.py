@@ -14,10 +14,16 @@ import threading
 import time
 
 import tree
-from common import CACHE, LOGS, REPO, Failure, lock, main, replace_file, run, say, unlock, watch
+from common import CACHE, LOGS, REPO, Failure, lock, main, replace_file, run, say, started, unlock, watch
+from host import Host, ports
 
 CONFIGS = REPO / "harness/configs"
 BUSYBOX = pathlib.Path("/bin/busybox")
+# Memory of a guest with 8 GiB that its kernel leaves alone, for devices whose memory is coherent.
+COHERENT_RAM = "2G@0x180000000"
+COHERENT = "memmap=2G$0x180000000"
+# In a section of memory that the kernel uses otherwise.
+COHERENT_KUNIT = "memmap=64M$0x184000000 pgmap_owner_kunit.coherent_ram=0x184000000"
 # What the kernel must not say while a test runs.
 SPLAT = re.compile(r"BUG: |WARNING: |\bOops\b|Kernel panic|general protection|UBSAN: |"
                    r"rcu.*(?:stall|starved)|blocked for more than|soft lockup|"
@@ -106,8 +112,16 @@ class Kernel:
                 if f.is_file() and (f.suffix == ".ko" or f.name == "modules.dep")}
 
 
-@functools.lru_cache(None)
+_user_programs = threading.Lock()
+
+
 def user_program(kernel, path, name, src=None):
+    with _user_programs:
+        return build_program(kernel, path, name, src)
+
+
+@functools.lru_cache(None)
+def build_program(kernel, path, name, src):
     """Build one selftest program, static, with the headers of a kernel; src: another source tree."""
     src = src or kernel.src
     out = kernel.out / "user" / src.parent.name
@@ -155,14 +169,14 @@ def initramfs(path, files):
         entry("TRAILER!!!", 0)
 
 
-def qemu(kernel, name, files, tail, accel, memory, smp, append, serial):
+def qemu(kernel, name, files, tail, accel, memory, smp, append, serial, cpu="max"):
     if not BUSYBOX.exists():
         raise Failure(f"{BUSYBOX} is missing (package busybox-static); run: make setup")
     archive = LOGS / f"{name}.cpio"
     LOGS.mkdir(parents=True, exist_ok=True)
     initramfs(archive, {**kernel.modules(), "/bin/busybox": BUSYBOX, "/init": INIT + tail, **files})
     bios = ["-bios", "qboot.rom"] if os.path.exists("/usr/share/qemu/qboot.rom") else []
-    return ["qemu-system-x86_64", "-machine", "q35", "-accel", accel, "-cpu", "max", "-smp", str(smp),
+    return ["qemu-system-x86_64", "-machine", "q35", "-accel", accel, "-cpu", cpu, "-smp", str(smp),
             "-m", memory, "-nodefaults", "-display", "none", "-no-reboot", *bios, "-kernel", kernel.image,
             "-initrd", archive, "-append", f"console=ttyS0,115200 panic=-1 oops=panic {append}", *serial]
 
@@ -174,20 +188,28 @@ class Result:
 
 
 def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, append="",
-         accel=None, show=False, splats=None, again=True):
+         accel=None, show=False, splats=None, again=True, cpu="max", host=None):
     """Boot, run the script, power off. Good only if the script says so and the kernel is quiet.
 
     The kernel's console is ttyS0 and goes to a log; the script's output is ttyS1. splats is a
-    pattern of console lines that the script is expected to cause. On a machine that is busy an
+    pattern of console lines that the script is expected to cause. host is called for what the
+    script asks of the machine that it runs on: a line that begins with @. On a machine that is busy an
     emulated CPU may be lost before the kernel has run any code of ours; then it is booted again, once.
     """
     console = LOGS / f"{name}.console"
-    cmd = qemu(kernel, name, {**(files or {}), "/run": script}, BATCH, accel or accelerator(kernel),
-               memory, smp, append, ["-serial", f"file:{console}", "-serial", "stdio"])
+    machine = host and host(name)
+    accel = accel or accelerator(kernel)
+    # When a CPU has a card appear or vanish, QEMU 7.2 may lead another one's access to a device elsewhere,
+    # if they are threads: cards seem to be dead, and what is written to slots is lost.
+    if machine and accel == "tcg":
+        accel = "tcg,thread=single"
+    cmd = qemu(kernel, name, {**(files or {}), "/run": script}, BATCH, accel,
+               memory, smp, f"{append} {machine.append}" if machine else append,
+               ["-serial", f"file:{console}", "-serial", "stdio", *(machine.args if machine else [])], cpu)
     console.unlink(missing_ok=True)
     lines, status, why, start = [], None, "", time.monotonic()
-    with subprocess.Popen([str(c) for c in cmd], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, errors="replace") as child, \
+    with started(cmd, stdin=subprocess.PIPE if machine else subprocess.DEVNULL, stdout=subprocess.PIPE,
+                 stderr=subprocess.STDOUT, text=True, errors="replace") as child, \
             open(LOGS / f"{name}.log", "w", errors="replace") as log:
         late = threading.Event()
         timer = threading.Timer(timeout, lambda: (late.set(), child.kill()))
@@ -199,6 +221,14 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
                 end = re.fullmatch(r"HARNESS-EXIT (\d+)", line)
                 if end:
                     status = int(end[1])
+                    continue
+                if machine and line.startswith("@"):
+                    answer = machine.do(line[1:])
+                    print(f"{time.monotonic() - start:7.1f}   {answer}", file=log, flush=True)
+                    try:
+                        os.write(child.stdin.fileno(), f"{answer}\n".encode())
+                    except BrokenPipeError:     # killed: that will be said below
+                        pass
                     continue
                 lines.append(line)
                 if show:
@@ -219,7 +249,7 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
     if why and again and "devtmpfs: initialized" not in text:
         say(f"{name}: {why}, before the first initcall; once more")
         return boot(kernel, name, script, files, timeout=timeout, memory=memory, smp=smp, append=append,
-                    accel=accel, show=show, splats=splats, again=False)
+                    accel=accel, show=show, splats=splats, again=False, cpu=cpu, host=host)
     return Result(status, lines, console, why)
 
 
@@ -261,9 +291,12 @@ def kcsan_kernel():
 
 
 def demo(kernel, show=True, end="", append=""):
-    prog = user_program(kernel, "devmem", "devmem_demo")
-    return boot(kernel, "demo", f"modprobe drm_devmem || exit 2\n/test/demo || exit 1\n{end}", {"/test/demo": prog},
-                timeout=900, memory="4G", show=show, append=append)
+    """The virtual GPUs, and cards that are really plugged and torn out."""
+    progs = {f"/test/{p}": user_program(kernel, "devmem", p) for p in ("devmem_demo", "devmem_card_demo")}
+    return boot(kernel, "demo", "modprobe drm_devmem || exit 2\nexport DEVMEM_HOST=/dev/ttyS1\n" +
+                "".join(f"{p} || exit 1\n" for p in progs) + end, progs,
+                timeout=900, memory="4G", show=show, append=append, cpu="EPYC",
+                host=lambda name: Host(name, ports("p0 p1")))
 
 
 def cli():

@@ -20,7 +20,10 @@
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
+#include <linux/memory_hotplug.h>
 #include <linux/mmu_notifier.h>
+#include <linux/pagewalk.h>
+#include <linux/pci-p2pdma.h>
 #include <linux/pgmap_owner.h>
 #include <linux/percpu-refcount.h>
 #include <linux/rcupdate.h>
@@ -72,6 +75,15 @@
  *
  * The extra memory is one region's memmap for each peer that moves, whatever the
  * size of the device, provided that the driver divides the memory into regions.
+ *
+ * *Coherent memory*, which the CPU can access, has pfns that are physical addresses:
+ * no two windows cover the same memory. A second window then is other memory of the
+ * device, one region's worth of which lies idle for that, and to rehome is to copy.
+ * All else is the same: while the pages are locked and unmapped they are copied from
+ * window to window, and a region's slots are behind the pages of the new one. Where
+ * they are for the device follows from the page. If the copy fails a page stays, as
+ * one does that can't be copied to system memory. Such memory is used in single
+ * pages: core mm can't split a large folio of it.
  */
 
 /**
@@ -84,6 +96,12 @@
  * not move, so no notifier fires for them, and a hmm_range_fault() of P under way
  * matches them by the old owner and passes mmu_interval_read_retry(). Therefore
  * the owner is checked again where the sequence number is, see pgmap_walk_retry().
+ *
+ * *Coherent pages* are present in page tables, and hmm_range_fault() shows them to
+ * everybody. pgmap_walk_fault() looks for those that the peer can't reach, and brings
+ * them to system memory, as a fault on a private page does; see there. Until a peer
+ * that is lost has left, the CPU sees of them what the bus gives for a device that is
+ * not there: no page fault comes in between that could tell.
  *
  * *Walkers of core mm* look at a page's dev_pagemap under RCU or a page table
  * lock. A window is given away or unregistered a grace period after its last page
@@ -103,8 +121,8 @@
  *
  * A forced one tries to save each page once, however long that takes. What is left when
  * the time is up, and what was on a peer that is lost, is replaced by poison: the data
- * is gone, and who touches the address gets SIGBUS. No reference prevents that; only a
- * page that stays locked does. The memmap can't go before the last reference, so the
+ * is gone, and who touches the address gets SIGBUS. No reference or pin prevents that;
+ * only a page that stays locked does. The memmap can't go before the last reference, so the
  * call returns -EBUSY as long as there is one, and is repeated.
  *
  * What was being copied from or to a peer when it became known to be lost is thrown
@@ -112,7 +130,8 @@
  *
  * On the way back from a planned change a page can be stuck in either window. It is
  * left in a closed one. Its data is safe, and comes back to system memory when it is
- * used by the CPU or by a peer that does not have the window's owner. Until then a
+ * used by a peer that does not have the window's owner, or by the CPU, if it can't
+ * access the page. Until then a
  * peer that does have that owner can map the page, even through a link that is down or
  * has never been there; the device has to take it for an error if such an access does
  * not arrive. The next change of the topology tries again to get the page out, and
@@ -277,6 +296,52 @@ static struct pgmap_window *pgmap_region_window(struct pgmap_region *region)
 				lockdep_is_held(&region->peer->fabric->lock));
 }
 
+/* Windows of coherent memory, whose pages hmm_range_fault() takes for system memory. */
+static atomic_t pgmap_nr_coherent = ATOMIC_INIT(0);
+
+/* Pfns that are free: of memory that the CPU can see, or of none. */
+static struct resource *pgmap_pfns_request(struct pgmap_region *region)
+{
+	resource_size_t size = (resource_size_t)region->nr_slots << PAGE_SHIFT;
+	const char *name = region->peer->fabric->name;
+	struct resource *mem = region->peer->mem;
+	struct resource *res, *other;
+	resource_size_t start;
+
+	if (!mem)
+		return request_free_mem_region(&iomem_resource, size, name);
+
+	res = kzalloc_obj(*res);
+	if (!res)
+		return ERR_PTR(-ENOMEM);
+	/* Not by allocate_resource(): that avoids what firmware calls reserved. */
+	for (start = ALIGN(mem->start, SUBSECTION_SIZE);
+	     start < mem->end && size - 1 <= mem->end - start;
+	     start = ALIGN(other->end + 1, SUBSECTION_SIZE)) {
+		*res = DEFINE_RES_NAMED(start, size, name,
+					IORESOURCE_MEM | IORESOURCE_BUSY);
+		/* Windows of the same peer: under &pgmap_fabric.lock they stay. */
+		other = request_resource_conflict(mem, res);
+		if (!other)
+			return res;
+	}
+
+	kfree(res);
+	return ERR_PTR(-ENOSPC);
+}
+
+static void pgmap_pfns_release(struct pgmap_window *window)
+{
+	struct resource *res = window->res;
+
+	if (window->pagemap.type == MEMORY_DEVICE_PRIVATE) {
+		release_mem_region(res->start, resource_size(res));
+	} else {
+		release_resource(res);
+		kfree(res);
+	}
+}
+
 /*
  * The only place that picks pfns for device memory and registers them. The
  * window comes back open and on no list.
@@ -295,9 +360,7 @@ pgmap_window_register(struct pgmap_region *region, struct pgmap_owner *owner)
 	if (!window)
 		return ERR_PTR(-ENOMEM);
 
-	res = request_free_mem_region(&iomem_resource,
-				      region->nr_slots << PAGE_SHIFT,
-				      region->peer->fabric->name);
+	res = pgmap_pfns_request(region);
 	if (IS_ERR(res)) {
 		kfree(window);
 		return ERR_CAST(res);
@@ -309,7 +372,9 @@ pgmap_window_register(struct pgmap_region *region, struct pgmap_owner *owner)
 	window->owner = pgmap_owner_get(owner);
 
 	pagemap = &window->pagemap;
-	pagemap->type = MEMORY_DEVICE_PRIVATE;
+	pagemap->type = region->peer->mem ? MEMORY_DEVICE_COHERENT :
+					    MEMORY_DEVICE_PRIVATE;
+	pagemap->flags = PGMAP_WINDOW;
 	/* The resource is rounded up to what memory hotplug adds at once. */
 	pagemap->range.start = res->start;
 	pagemap->range.end = res->start + (region->nr_slots << PAGE_SHIFT) - 1;
@@ -318,11 +383,13 @@ pgmap_window_register(struct pgmap_region *region, struct pgmap_owner *owner)
 	pagemap->owner = owner;
 	addr = memremap_pages(pagemap, region->peer->nid);
 	if (IS_ERR(addr)) {
-		release_mem_region(res->start, resource_size(res));
+		pgmap_pfns_release(window);
 		pgmap_owner_put(owner);
 		kfree(window);
 		return ERR_CAST(addr);
 	}
+	if (pagemap->type == MEMORY_DEVICE_COHERENT)
+		atomic_inc(&pgmap_nr_coherent);
 
 	return window;
 }
@@ -337,7 +404,9 @@ static void pgmap_window_unregister(struct pgmap_window *window)
 	 * are in pgmap_window_get().
 	 */
 	memunmap_pages(&window->pagemap);
-	release_mem_region(window->res->start, resource_size(window->res));
+	if (window->pagemap.type == MEMORY_DEVICE_COHERENT)
+		atomic_dec(&pgmap_nr_coherent);
+	pgmap_pfns_release(window);
 	/* No pagemap and no page refers to the owner any more. */
 	pgmap_owner_put(window->owner);
 	kfree(window);
@@ -555,7 +624,18 @@ static void pgmap_evacuate_prepare(struct pgmap_drain *drain, unsigned long nr)
 	}
 }
 
-static void pgmap_evacuate_copy(struct pgmap_drain *drain, unsigned long nr)
+/* Does it take the device to move the pages? */
+static bool pgmap_drain_copies(struct pgmap_drain *drain)
+{
+	return !drain->to || drain->to->pagemap.type == MEMORY_DEVICE_COHERENT;
+}
+
+/*
+ * Have the batch copied to where it is going. Nobody can write to the pages until
+ * migrate_device_finalize(): they are locked, in no page table, and were not migrated
+ * if somebody else had a reference.
+ */
+static void pgmap_batch_copy(struct pgmap_drain *drain, unsigned long nr)
 {
 	struct pgmap_region *region = drain->window->region;
 	struct pgmap_peer *peer = region->peer;
@@ -574,7 +654,8 @@ static void pgmap_evacuate_copy(struct pgmap_drain *drain, unsigned long nr)
 
 	err = -EIO;
 	if (!pgmap_peer_is_lost(peer) && !should_fail(&fail_pgmap, bytes))
-		err = peer->ops->copy_to_ram(region, scratch->src, scratch->dst, nr);
+		err = (drain->to ? peer->ops->copy : peer->ops->copy_to_ram)
+			(region, scratch->src, scratch->dst, nr);
 	/* Lost meanwhile? Then nobody knows what it was that was copied. */
 	if (!err && pgmap_peer_was_lost(peer))
 		err = -EIO;
@@ -599,12 +680,12 @@ static void pgmap_drain_batch(struct pgmap_drain *drain, unsigned long slot,
 
 	migrate_device_range(scratch->src, pgmap_window_pfn(drain->window, slot),
 			     nr);
-	if (drain->to) {
+	if (drain->to)
 		pgmap_rehome_prepare(drain, slot, nr);
-	} else {
+	else
 		pgmap_evacuate_prepare(drain, nr);
-		pgmap_evacuate_copy(drain, nr);
-	}
+	if (pgmap_drain_copies(drain))
+		pgmap_batch_copy(drain, nr);
 	migrate_device_pages(scratch->src, scratch->dst, nr);
 
 	for (i = 0; i < nr; i += step) {
@@ -697,7 +778,7 @@ static int pgmap_window_drain(struct pgmap_drain *drain)
 			return 0;
 		if (!time_before(jiffies, drain->deadline))
 			return drain->err ?: -EBUSY;
-		if (!drain->to && pgmap_peer_is_lost(peer))
+		if (pgmap_drain_copies(drain) && pgmap_peer_is_lost(peer))
 			return -EIO;
 		/* A driver that can't copy rarely learns to by being asked often. */
 		if (drain->err && drain->err != -ENOMEM && !drain->force)
@@ -781,9 +862,10 @@ static int pgmap_window_empty(struct pgmap_window *window, struct pgmap_window *
 		.force = flags & PGMAP_FORCE,
 		.stats = stats,
 	};
+	bool copies = pgmap_drain_copies(&drain);
 	int err = -EIO;
 
-	if (to || !pgmap_peer_is_lost(peer)) {
+	if (!copies || !pgmap_peer_is_lost(peer)) {
 		if (drain.force && time_before(jiffies, deadline))
 			drain.deadline -= min((deadline - jiffies) / 2,
 					      PGMAP_POISON_TIMEOUT);
@@ -796,7 +878,7 @@ static int pgmap_window_empty(struct pgmap_window *window, struct pgmap_window *
 		drain.to = NULL;
 		err = pgmap_window_drain(&drain);
 	}
-	if (!err || !(drain.force || (!to && pgmap_peer_is_lost(peer))))
+	if (!err || !(drain.force || (copies && pgmap_peer_is_lost(peer))))
 		return err;
 
 	err = pgmap_window_poison(window, deadline, stats);
@@ -1956,6 +2038,30 @@ out_unlock:
 EXPORT_SYMBOL_GPL(pgmap_fabric_set_links);
 
 /**
+ * pgmap_peer_reaches_pci() - can a peer use another one's memory by PCI peer-to-peer?
+ * @from: the peer that accesses
+ * @to: the peer whose memory it is: all of its BARs are the same in this
+ *
+ * What &pgmap_fabric_ops.linked is for devices that have no other interconnect. Two
+ * devices under one switch reach each other, unless ACS sends all traffic upstream;
+ * beyond that it is a matter of the CPU and the host bridge. One direction can work
+ * where the other one does not.
+ *
+ * Context: May sleep. &pgmap_peer.dev of both is set, and stays while this runs.
+ * Return: true if accesses of @from arrive at @to. False if one of them is no PCI
+ *	   device, or without CONFIG_PCI_P2PDMA.
+ */
+bool pgmap_peer_reaches_pci(struct pgmap_peer *from, struct pgmap_peer *to)
+{
+	if (WARN_ON_ONCE(!from->dev || !to->dev) ||
+	    !dev_is_pci(from->dev) || !dev_is_pci(to->dev))
+		return false;
+
+	return pci_p2pdma_distance(to_pci_dev(to->dev), from->dev, false) >= 0;
+}
+EXPORT_SYMBOL_GPL(pgmap_peer_reaches_pci);
+
+/**
  * pgmap_peers_share() - can two peers use each other's memory in place?
  * @a: a peer
  * @b: a peer
@@ -1998,19 +2104,22 @@ EXPORT_SYMBOL_GPL(pgmap_peer_owner_id);
 /* --- regions --- */
 
 /**
- * pgmap_region_register() - offer a run of slots as device private pages
+ * pgmap_region_register() - offer a run of slots as device pages
  * @peer: whose they are; a member of a fabric
  * @region: zeroed, or unregistered
  * @nr_slots: size in pages; whole 2 MiB subsections
  * @pgmap_ops: the driver's dev_pagemap callbacks. folio_free() is also called for
  *	pages that never held anything; their zone_device_data is NULL.
  *
- * When it returns 0, pgmap_window_get() gives pages under the peer's owner.
+ * When it returns 0, pgmap_window_get() gives pages under the peer's owner. They are
+ * private, or coherent if the peer has &pgmap_peer.mem: then they are to be used singly,
+ * and folio_free() may be called in an interrupt.
  *
  * Context: May sleep. See &struct pgmap_fabric for the locks.
- * Return: 0; -EINVAL for a bad size or a peer without copy_to_ram() or rehome();
+ * Return: 0; -EINVAL for a bad size or a peer that lacks one of copy_to_ram(),
+ *	   rehome(), and copy() if its memory is coherent, or then migrate_to_ram();
  *	   -ENODEV if the peer is not a member, or lost; -EBUSY if the region is
- *	   registered;
+ *	   registered; -ENOSPC if &pgmap_peer.mem has no room;
  *	   or an error of memremap_pages().
  */
 int pgmap_region_register(struct pgmap_peer *peer, struct pgmap_region *region,
@@ -2025,7 +2134,8 @@ int pgmap_region_register(struct pgmap_peer *peer, struct pgmap_region *region,
 		return -ENODEV;
 	if (!nr_slots || !IS_ALIGNED(nr_slots, PAGES_PER_SUBSECTION) ||
 	    nr_slots > ULONG_MAX >> PAGE_SHIFT ||
-	    !peer->ops->copy_to_ram || !peer->ops->rehome)
+	    !peer->ops->copy_to_ram || !peer->ops->rehome ||
+	    (peer->mem && (!peer->ops->copy || !pgmap_ops->migrate_to_ram)))
 		return -EINVAL;
 
 	mutex_lock(&fabric->lock);
@@ -2255,13 +2365,200 @@ void pgmap_walk_end(struct pgmap_walk *walk)
 }
 EXPORT_SYMBOL_GPL(pgmap_walk_end);
 
+/* Is it coherent memory that a walk under @owner must not use? */
+static bool pgmap_page_foreign(struct page *page, struct pgmap_owner *owner)
+{
+	struct dev_pagemap *pagemap;
+
+	if (!is_device_coherent_page(page))
+		return false;
+	pagemap = page_pgmap(page);
+	return pagemap->flags & PGMAP_WINDOW && pagemap->owner != owner;
+}
+
+/*
+ * The first foreign page of a range that has been walked, from entry @i, or the
+ * number of entries. Nothing keeps what a walk has found:
+ *
+ *	pgmap_walk_next()			the window of a page
+ *	-----------------			--------------------
+ *	hmm_range_fault(): the page
+ *	rcu_read_lock()
+ *						invalidate: the sequence changes
+ *						unmap the page, free it
+ *	the sequence is as before? no		memunmap_pages(), or renew:
+ *						  synchronize_rcu() {
+ *	look at the page
+ *	rcu_read_unlock()
+ *						  }
+ *						  free the memmap, change the owner
+ *
+ * If the sequence is as it was, pages are freed after the RCU read section began, and
+ * until it ends, memmap, pagemap and owner stay. If not, the range is looked up again
+ * in any case, for pgmap_range_retry() is true. System memory is not looked at.
+ */
+static unsigned long pgmap_walk_next(const struct pgmap_walk *walk,
+				     const struct hmm_range *range, unsigned long i)
+{
+	unsigned long nr = (range->end - range->start) >> PAGE_SHIFT;
+
+	while (i < nr) {
+		unsigned long end = min(i + PGMAP_BATCH, nr);
+
+		guard(rcu)();
+		if (mmu_interval_check_retry(range->notifier, range->notifier_seq))
+			return nr;
+		for (; i < end; i++) {
+			unsigned long pfn = range->hmm_pfns[i];
+
+			if (!(pfn & HMM_PFN_VALID) ||
+			    pfn_to_online_page(pfn & ~HMM_PFN_FLAGS))
+				continue;
+			if (pgmap_page_foreign(hmm_pfn_to_page(pfn), walk->owner))
+				return i;
+		}
+	}
+
+	return nr;
+}
+
+/**
+ * pgmap_walk_hide() - remove what a walk must not use from its result
+ * @walk: from pgmap_walk_begin()
+ * @range: what hmm_range_fault() has returned 0 for, under &pgmap_walk.owner
+ *
+ * For who does not want pages to be faulted in, and calls hmm_range_fault() itself:
+ * entries of coherent memory that the peer can't reach become empty, as those of
+ * private memory are. pgmap_walk_fault() does it by itself.
+ *
+ * Context: Any.
+ */
+void pgmap_walk_hide(const struct pgmap_walk *walk, struct hmm_range *range)
+{
+	unsigned long nr = (range->end - range->start) >> PAGE_SHIFT;
+	unsigned long i;
+
+	if (!atomic_read(&pgmap_nr_coherent))
+		return;
+	/* What is left is what hmm_range_fault() leaves of an entry too. */
+	for (i = 0; (i = pgmap_walk_next(walk, range, i)) < nr; i++)
+		range->hmm_pfns[i] &= HMM_PFN_DMA_MAPPED | HMM_PFN_P2PDMA |
+				      HMM_PFN_P2PDMA_BUS;
+}
+EXPORT_SYMBOL_GPL(pgmap_walk_hide);
+
+/*
+ * Bring foreign coherent pages in [addr, end) to system memory, by what does that for
+ * private ones when a page fault meets them. Best effort: the caller walks again.
+ */
+static int pgmap_walk_evict(const struct pgmap_walk *walk, struct mm_struct *mm,
+			    unsigned long addr, unsigned long end)
+{
+	struct vm_area_struct *vma = NULL;
+	vm_fault_t ret = 0;
+
+	if (mmap_read_lock_killable(mm))
+		return -EINTR;
+	for (; addr < end && !(ret & VM_FAULT_ERROR); addr += PAGE_SIZE) {
+		struct folio_walk fw;
+		struct folio *folio;
+
+		if (!vma || addr >= vma->vm_end)
+			vma = vma_lookup(mm, addr);
+		if (!vma || fatal_signal_pending(current))
+			break;
+
+		folio = folio_walk_start(&fw, vma, addr, 0);
+		if (!folio)
+			continue;
+		/* It is not waited for: who has it may be about to free it. */
+		if (!pgmap_page_foreign(fw.page, walk->owner) ||
+		    !folio_trylock(folio)) {
+			folio_walk_end(&fw, vma);
+		} else {
+			struct vm_fault vmf = {
+				.vma = vma,
+				.address = addr,
+				.page = fw.page,
+			};
+
+			folio_get(folio);
+			folio_walk_end(&fw, vma);
+			ret = page_pgmap(vmf.page)->ops->migrate_to_ram(&vmf);
+			folio_unlock(folio);
+			folio_put(folio);
+		}
+		cond_resched();
+	}
+	mmap_read_unlock(mm);
+
+	return vm_fault_to_errno(ret, 0);
+}
+
+/**
+ * pgmap_walk_fault() - hmm_range_fault() for a walk that has begun
+ * @walk: from pgmap_walk_begin()
+ * @range: as for hmm_range_fault_unlocked_timeout(); the owner is filled in.
+ *	&hmm_range.default_flags tell what is to be faulted in; pfn_flags_mask is 0.
+ * @timeout: as for hmm_range_fault_unlocked_timeout()
+ *
+ * hmm_range_fault() brings private pages of other owners to system memory, or shows
+ * nothing there. This does the same to coherent pages of peers in other clusters. To
+ * do it there would cost every walker a look at the struct page of each page.
+ *
+ * Context: May sleep. Takes mmap_lock.
+ * Return: 0, and the caller owes pgmap_range_retry() under its page table lock; -EBUSY
+ *	   also if such pages do not go; -EFAULT also if one is lost; or an error of
+ *	   hmm_range_fault_unlocked_timeout(). The walk goes on in any case.
+ */
+int pgmap_walk_fault(const struct pgmap_walk *walk, struct hmm_range *range,
+		     unsigned long timeout)
+{
+	unsigned long nr = (range->end - range->start) >> PAGE_SHIFT;
+	unsigned long start = jiffies, spent = 0;
+	unsigned long i, last = nr;
+	int err;
+
+	range->dev_private_owner = walk->owner;
+	for (;;) {
+		err = hmm_range_fault_unlocked_timeout(range, timeout - spent);
+		if (err || !atomic_read(&pgmap_nr_coherent))
+			return err;
+		if (!(range->default_flags & HMM_PFN_REQ_FAULT)) {
+			pgmap_walk_hide(walk, range);
+			return 0;
+		}
+
+		i = pgmap_walk_next(walk, range, 0);
+		if (i == nr)
+			return 0;
+		/* The same again: somebody keeps it. */
+		if (i == last)
+			schedule_timeout_killable(1);
+		last = i;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		if (timeout) {
+			spent = jiffies - start;
+			if (spent >= timeout)
+				return -EBUSY;
+		}
+
+		err = pgmap_walk_evict(walk, range->notifier->mm,
+				       range->start + (i << PAGE_SHIFT), range->end);
+		if (err)
+			return err;
+	}
+}
+EXPORT_SYMBOL_GPL(pgmap_walk_fault);
+
 /**
  * pgmap_range_fault() - hmm_range_fault() on behalf of a peer
  * @peer: as for pgmap_walk_begin()
  * @walk: set up here; if it returns 0 the caller owes pgmap_range_retry() under
  *	its page table lock, and pgmap_walk_end()
- * @range: as for hmm_range_fault_unlocked_timeout(); the owner is filled in
- * @timeout: as for hmm_range_fault_unlocked_timeout()
+ * @range: as for pgmap_walk_fault()
+ * @timeout: as for pgmap_walk_fault()
  *
  * Context: As for pgmap_walk_begin().
  * Return: 0 or the error of one of the two. On error there is nothing to end.
@@ -2275,8 +2572,7 @@ int pgmap_range_fault(struct pgmap_peer *peer, struct pgmap_walk *walk,
 	if (err)
 		return err;
 
-	range->dev_private_owner = walk->owner;
-	err = hmm_range_fault_unlocked_timeout(range, timeout);
+	err = pgmap_walk_fault(walk, range, timeout);
 	if (err)
 		pgmap_walk_end(walk);
 	return err;

@@ -18,6 +18,7 @@
 #include <linux/types.h>
 #include <linux/wait.h>
 
+struct device;
 struct pgmap_owner;
 struct pgmap_peer;
 struct pgmap_region;
@@ -28,7 +29,8 @@ struct resource;
 
 /**
  * struct pgmap_stats - what one operation on a fabric did
- * @pages_rehomed: pages that moved to another window; no byte was copied
+ * @pages_rehomed: pages that moved to another window: no byte was copied, save
+ *	for coherent memory
  * @pages_evacuated: pages that were copied to system memory
  * @pages_poisoned: pages that were lost: whoever mapped them faults there
  * @bytes_copied: bytes that the drivers were asked to copy
@@ -56,8 +58,9 @@ struct pgmap_fabric_ops {
 	 * @linked: Optional. Can @from use the memory of @to in place?
 	 *
 	 * Asked in both directions for every pair when a peer joins; two peers
-	 * are linked if both answers are yes. Without this callback peers join
-	 * without any link, and links come from pgmap_fabric_set_links().
+	 * are linked if both answers are yes. pgmap_peer_reaches_pci() is one for
+	 * PCI devices. Without this callback peers join without any link, and
+	 * links come from pgmap_fabric_set_links().
 	 *
 	 * Context: May sleep. &pgmap_fabric.lock is held.
 	 */
@@ -144,10 +147,26 @@ struct pgmap_peer_ops {
 			   const unsigned long *dst, unsigned long npages);
 
 	/**
+	 * @copy: Copy pages of coherent memory to other pages of it.
+	 *
+	 * As @copy_to_ram, but @dst are pages of another window of @region, each
+	 * single as its source is, and have no zone_device_data yet. Required
+	 * for a peer with &pgmap_peer.mem. The core could copy these itself, but
+	 * not find out whether the device was there all the time.
+	 *
+	 * Context: As for @copy_to_ram.
+	 *
+	 * Return: As for @copy_to_ram.
+	 */
+	int (*copy)(struct pgmap_region *region, const unsigned long *src,
+		    const unsigned long *dst, unsigned long npages);
+
+	/**
 	 * @rehome: The slot behind @old is now behind @new.
 	 *
 	 * Move what the driver keeps in zone_device_data. The slot is live, and
-	 * stays live when folio_free() is called for @old. Called once a folio,
+	 * stays live when folio_free() is called for @old. In coherent memory,
+	 * what it holds is where @new is. Called once a folio,
 	 * after it has been decided that the folio moves and before anybody can
 	 * see @new. Required for a peer that registers memory. It can not fail.
 	 *
@@ -171,6 +190,17 @@ struct pgmap_peer {
 	const struct pgmap_peer_ops *ops;
 	/** @nid: NUMA node for the memmap of windows, or NUMA_NO_NODE. */
 	int nid;
+	/** @dev: The device, for pgmap_peer_reaches_pci(). May be NULL. Immutable. */
+	struct device *dev;
+	/**
+	 * @mem: Where the CPU sees the peer's memory, if that is coherent; else
+	 * NULL. Cacheable, and nothing else is registered as its child. It has
+	 * room for the regions, which are of one size, and for one more. Without,
+	 * a change of cluster fails, or goes by way of system memory if it is
+	 * forced; so it can with regions of different sizes, when free memory
+	 * is in pieces. Set by the driver, stays as long as the peer has regions.
+	 */
+	struct resource *mem;
 
 	/* private: */
 	struct pgmap_fabric *fabric;
@@ -245,6 +275,7 @@ int pgmap_fabric_set_links(struct pgmap_fabric *fabric,
 			   const struct pgmap_link *links, unsigned int nr,
 			   unsigned int flags, unsigned long timeout,
 			   struct pgmap_stats *stats);
+bool pgmap_peer_reaches_pci(struct pgmap_peer *from, struct pgmap_peer *to);
 bool pgmap_peers_share(struct pgmap_peer *a, struct pgmap_peer *b);
 u64 pgmap_peer_owner_id(struct pgmap_peer *peer);
 
@@ -272,6 +303,10 @@ struct pgmap_window {
  * change of window: the page behind it changes, the slot does not. Embedded in
  * the driver's structure. A topology change needs the memmap of one region
  * more than the peer has, so a peer with much memory has many regions.
+ *
+ * If the memory is coherent, a slot does not stand for a piece of memory, but for
+ * its contents: those are where the page is that is in front of it, and move with a
+ * change of window.
  */
 struct pgmap_region {
 	/** @peer: Whose memory this is. Immutable while registered. */
@@ -363,6 +398,9 @@ struct pgmap_walk {
 
 #if IS_ENABLED(CONFIG_PGMAP_OWNER)
 int pgmap_walk_begin(struct pgmap_peer *peer, struct pgmap_walk *walk);
+int pgmap_walk_fault(const struct pgmap_walk *walk, struct hmm_range *range,
+		     unsigned long timeout);
+void pgmap_walk_hide(const struct pgmap_walk *walk, struct hmm_range *range);
 bool pgmap_walk_retry(const struct pgmap_walk *walk);
 void pgmap_walk_end(struct pgmap_walk *walk);
 int pgmap_range_fault(struct pgmap_peer *peer, struct pgmap_walk *walk,
@@ -374,6 +412,19 @@ static inline int pgmap_walk_begin(struct pgmap_peer *peer,
 	walk->peer = NULL;
 	walk->owner = NULL;
 	return 0;
+}
+
+static inline int pgmap_walk_fault(const struct pgmap_walk *walk,
+				   struct hmm_range *range,
+				   unsigned long timeout)
+{
+	range->dev_private_owner = NULL;
+	return hmm_range_fault_unlocked_timeout(range, timeout);
+}
+
+static inline void pgmap_walk_hide(const struct pgmap_walk *walk,
+				   struct hmm_range *range)
+{
 }
 
 static inline bool pgmap_walk_retry(const struct pgmap_walk *walk)
@@ -391,8 +442,7 @@ static inline int pgmap_range_fault(struct pgmap_peer *peer,
 				    unsigned long timeout)
 {
 	pgmap_walk_begin(NULL, walk);
-	range->dev_private_owner = NULL;
-	return hmm_range_fault_unlocked_timeout(range, timeout);
+	return pgmap_walk_fault(walk, range, timeout);
 }
 #endif
 

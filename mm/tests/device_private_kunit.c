@@ -558,6 +558,24 @@ static void evict_outlives_vma(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&ctx->map[0]->freed), 1);
 }
 
+/* A page that was mapped by memory that is locked is free when nobody maps it. */
+static void mlocked_is_freed(struct kunit *test)
+{
+	struct dp_ctx *ctx = test->priv;
+	struct vm_area_struct *vma;
+
+	dp_populate(test, 0);
+
+	mmap_write_lock(current->mm);
+	vma = vma_lookup(current->mm, ctx->addr);
+	vm_flags_set(vma, VM_LOCKED);
+	current->mm->locked_vm += vma_pages(vma);
+	mmap_write_unlock(current->mm);
+
+	KUNIT_EXPECT_EQ(test, 0, vm_munmap(ctx->vma_start, 2 * HPAGE_PMD_SIZE));
+	KUNIT_EXPECT_EQ(test, atomic_long_read(&ctx->map[0]->freed), 1);
+}
+
 struct dp_fault_arg {
 	struct dp_ctx *ctx;
 	struct mm_struct *mm;
@@ -856,6 +874,7 @@ static struct kunit_case dp_test_cases[] = {
 	KUNIT_CASE(evict_huge_to_small),
 	KUNIT_CASE(evict_zap_huge),
 	KUNIT_CASE(evict_outlives_vma),
+	KUNIT_CASE(mlocked_is_freed),
 	KUNIT_CASE(huge_fault_waits),
 	KUNIT_CASE(range_ignores_stale_order),
 	KUNIT_CASE(close_reopen),

@@ -3,7 +3,8 @@
  * KUnit tests for shared owners of device memory, mm/hmm_owner.c.
  *
  * A mock device keeps its memory in system memory and its slots in an array. The
- * tests run on the memory of a real mm.
+ * tests run on the memory of a real mm. If coherent_ram is given, they run a second time,
+ * on devices whose memory is coherent.
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
@@ -12,12 +13,14 @@
 #include <linux/highmem.h>
 #include <linux/hmm.h>
 #include <linux/huge_mm.h>
+#include <linux/ioport.h>
 #include <linux/kthread.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
+#include <linux/moduleparam.h>
 #include <linux/pgmap_owner.h>
 #include <linux/sched/mm.h>
 #include <linux/uaccess.h>
@@ -30,10 +33,16 @@
 
 #define MOCK_REGIONS	3
 #define MOCK_SLOTS	(2UL * PAGES_PER_SUBSECTION)
+/* Coherent memory of a device. */
+#define MOCK_MEM	((MOCK_REGIONS + 1) * MOCK_SLOTS << PAGE_SHIFT)
 /* For moving what a test moves on a slow machine; and for what does not move. */
 #define MOCK_TIMEOUT	HZ
 /* The memory that tests write and check is one word in as many bytes. */
 #define MOCK_STRIDE	64
+
+static unsigned long long coherent_ram;
+module_param(coherent_ram, ullong, 0444);
+MODULE_PARM_DESC(coherent_ram, "where 64 MiB of memory are that the system does not use");
 
 struct mock_region {
 	struct pgmap_region region;
@@ -46,6 +55,7 @@ struct mock_region {
 struct mock_gpu {
 	struct pgmap_peer peer;
 	struct mock_region regions[MOCK_REGIONS];
+	struct resource mem;
 	/* What the callbacks saw and shall do. */
 	unsigned int unmaps;
 	unsigned int rehomes;
@@ -74,7 +84,14 @@ static void *mock_slot(struct page *page)
 {
 	struct mock_region *mr = to_mock(pgmap_page_window(page)->region);
 
+	if (is_device_coherent_page(page))
+		return page_address(page);
 	return mr->mem + (pgmap_page_slot(page) << PAGE_SHIFT);
+}
+
+static bool mock_is_device(struct page *page)
+{
+	return is_device_private_page(page) || is_device_coherent_page(page);
 }
 
 static void mock_unmap_foreign(struct pgmap_peer *peer)
@@ -142,6 +159,8 @@ static void mock_rehome(struct pgmap_region *region, struct folio *old,
 static const struct pgmap_peer_ops mock_peer_ops = {
 	.unmap_foreign = mock_unmap_foreign,
 	.copy_to_ram = mock_copy_to_ram,
+	/* The mock copies to what the CPU can access. */
+	.copy = mock_copy_to_ram,
 	.rehome = mock_rehome,
 };
 
@@ -173,6 +192,7 @@ static vm_fault_t mock_migrate_to_ram(struct vm_fault *vmf)
 		.end = ALIGN_DOWN(vmf->address, size) + size,
 		.pgmap_owner = page_pgmap(vmf->page)->owner,
 		.flags = MIGRATE_VMA_SELECT_DEVICE_PRIVATE |
+			 MIGRATE_VMA_SELECT_DEVICE_COHERENT |
 			 (order ? MIGRATE_VMA_SELECT_COMPOUND : 0),
 		.fault_page = vmf->page,
 	};
@@ -218,6 +238,8 @@ static const char * const mock_names[MOCK_GPUS] = { "mock0", "mock1", "mock2", "
 
 struct mock_ctx {
 	struct pgmap_fabric fabric;
+	/* What devices with coherent memory have theirs from; NULL for private memory. */
+	struct resource *ram;
 	struct mock_gpu *gpus[MOCK_GPUS];
 	unsigned int nr_gpus;
 	unsigned long addr;
@@ -301,12 +323,20 @@ static struct mock_gpu *mock_gpu_alloc(struct kunit *test)
 	gpu->peer.name = mock_names[ctx->nr_gpus];
 	gpu->peer.ops = &mock_peer_ops;
 	gpu->peer.nid = NUMA_NO_NODE;
+	if (ctx->ram) {
+		gpu->mem = DEFINE_RES_NAMED(ctx->ram->start + ctx->nr_gpus * MOCK_MEM,
+					    MOCK_MEM, gpu->peer.name, IORESOURCE_MEM);
+		KUNIT_ASSERT_EQ(test, 0, request_resource(ctx->ram, &gpu->mem));
+		gpu->peer.mem = &gpu->mem;
+	}
 	for (r = 0; r < MOCK_REGIONS; r++) {
 		gpu->regions[r].gpu = gpu;
-		gpu->regions[r].mem = vzalloc(MOCK_SLOTS << PAGE_SHIFT);
 		gpu->regions[r].live = vzalloc(MOCK_SLOTS);
-		KUNIT_ASSERT_NOT_NULL(test, gpu->regions[r].mem);
 		KUNIT_ASSERT_NOT_NULL(test, gpu->regions[r].live);
+		if (ctx->ram)
+			continue;
+		gpu->regions[r].mem = vzalloc(MOCK_SLOTS << PAGE_SHIFT);
+		KUNIT_ASSERT_NOT_NULL(test, gpu->regions[r].mem);
 	}
 	ctx->gpus[ctx->nr_gpus++] = gpu;
 	return gpu;
@@ -329,12 +359,50 @@ static struct mock_gpu *mock_gpu(struct kunit *test, unsigned int regions)
 	return gpu;
 }
 
+struct move_param {
+	const char *name;
+	unsigned long nr;
+	bool coherent;
+};
+
+static const struct move_param kind_params[] = {
+	{ "private" },
+	{ "coherent", .coherent = true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(kind, kind_params, name);
+
+static const struct move_param coherent_params[] = {
+	{ "coherent", .coherent = true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(coherent, coherent_params, name);
+
+/* Of coherent memory, a huge page is as many single ones. */
+static const struct move_param move_params[] = {
+	{ "4K", 300 },
+	{ "2M", HPAGE_PMD_NR },
+	{ "coherent 4K", 300, true },
+	{ "coherent 2M", HPAGE_PMD_NR, true },
+};
+
+KUNIT_ARRAY_PARAM_DESC(move, move_params, name);
+
 static int mock_init(struct kunit *test)
 {
 	struct mock_ctx *ctx = kunit_kzalloc(test, sizeof(*ctx), GFP_KERNEL);
+	const struct move_param *param = test->param_value;
 
 	if (!ctx)
 		return -ENOMEM;
+	if (param && param->coherent) {
+		if (!coherent_ram)
+			kunit_skip(test, "no coherent_ram");
+		ctx->ram = request_mem_region(coherent_ram, MOCK_GPUS * MOCK_MEM,
+					      "pgmap_owner_kunit");
+		if (!ctx->ram)
+			return -EBUSY;
+	}
 	pgmap_fabric_init(&ctx->fabric, "mock", NULL);
 	test->priv = ctx;
 	return 0;
@@ -345,6 +413,8 @@ static void mock_exit(struct kunit *test)
 	struct mock_ctx *ctx = test->priv;
 	unsigned int i, r;
 
+	if (!ctx)
+		return;
 	for (i = 0; i < ctx->nr_gpus; i++) {
 		struct mock_gpu *gpu = ctx->gpus[i];
 		int err;
@@ -358,7 +428,11 @@ static void mock_exit(struct kunit *test)
 			vfree(gpu->regions[r].mem);
 			vfree(gpu->regions[r].live);
 		}
+		if (gpu->peer.mem)
+			release_resource(gpu->peer.mem);
 	}
+	if (ctx->ram)
+		release_mem_region(ctx->ram->start, resource_size(ctx->ram));
 }
 
 /* --- user memory --- */
@@ -396,7 +470,15 @@ static bool mock_right(unsigned long offset, u64 value)
 	return value == (u64)offset * 0x9e3779b97f4a7c15ULL;
 }
 
-/* Reads through the CPU, which brings device pages back. */
+/* What it takes to rehome so many pages. */
+static u64 mock_rehome_bytes(struct kunit *test, u64 pages)
+{
+	struct mock_ctx *ctx = test->priv;
+
+	return ctx->ram ? pages << PAGE_SHIFT : 0;
+}
+
+/* Reads through the CPU, which brings device pages back, if they are private. */
 static unsigned long mock_wrong_bytes(struct kunit *test)
 {
 	struct mock_ctx *ctx = test->priv;
@@ -431,7 +513,7 @@ static void mock_migrate(struct kunit *test, struct mock_gpu *gpu,
 	args.dst = kvcalloc(nr, sizeof(long), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, args.src);
 	KUNIT_ASSERT_NOT_NULL(test, args.dst);
-	if (nr == HPAGE_PMD_NR && !(first % HPAGE_PMD_NR))
+	if (nr == HPAGE_PMD_NR && !(first % HPAGE_PMD_NR) && !ctx->ram)
 		args.flags |= MIGRATE_VMA_SELECT_COMPOUND;
 
 	mmap_read_lock(current->mm);
@@ -452,7 +534,7 @@ static void mock_migrate(struct kunit *test, struct mock_gpu *gpu,
 					   &window->pagemap, order))
 			continue;
 		for (j = 0; j < step; j++)
-			memcpy_from_page(mr->mem + ((slot + i + j) << PAGE_SHIFT),
+			memcpy_from_page(mock_slot(dst + j),
 					 folio_page(page_folio(src), j), 0,
 					 PAGE_SIZE);
 		dst->zone_device_data = &mr->live[slot + i];
@@ -498,7 +580,7 @@ static struct mock_view mock_look(struct kunit *test, struct mock_gpu *gpu)
 		if (!(range.hmm_pfns[i] & HMM_PFN_VALID))
 			continue;
 		page = hmm_pfn_to_page(range.hmm_pfns[i]);
-		if (!is_device_private_page(page)) {
+		if (!mock_is_device(page)) {
 			view.system++;
 			continue;
 		}
@@ -758,19 +840,10 @@ static void window_life_cycle(struct kunit *test)
 
 /* --- moving pages --- */
 
-struct move_param {
-	const char *name;
-	unsigned long nr;
-};
-
-static const struct move_param move_params[] = {
-	{ "4K", 300 },
-	{ "2M", HPAGE_PMD_NR },
-};
-
-KUNIT_ARRAY_PARAM_DESC(move, move_params, name);
-
-/* Clusters merge and split: pages move, data and slots stay, nothing is copied. */
+/*
+ * Clusters merge and split: pages move, data and slots stay, and private memory is not
+ * copied.
+ */
 static void link_up_and_down(struct kunit *test)
 {
 	const struct move_param *param = test->param_value;
@@ -793,7 +866,7 @@ static void link_up_and_down(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
 	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, nr);
 	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
-	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, mock_rehome_bytes(test, nr));
 	KUNIT_EXPECT_EQ(test, stats.peers_moved, 1);
 	KUNIT_EXPECT_GT(test, stats.stall_ns, 0);
 	KUNIT_EXPECT_EQ(test, a->unmaps, 1);
@@ -812,7 +885,7 @@ static void link_up_and_down(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, false, 0, &stats));
 	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, nr);
-	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, mock_rehome_bytes(test, nr));
 	KUNIT_EXPECT_EQ(test, a->unmaps, 2);
 	KUNIT_EXPECT_EQ(test, big, pgmap_peer_owner_id(&b->peer));
 	KUNIT_EXPECT_NE(test, big, pgmap_peer_owner_id(&a->peer));
@@ -1121,7 +1194,8 @@ static void undo_fails(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, id_a, pgmap_peer_owner_id(&a->peer));
 	put_page(held_page);
 	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
-	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied,
+			mock_rehome_bytes(test, stats.pages_rehomed));
 	mock_expect(test, a, 200, 300);
 	mock_expect(test, b, 300, 200);
 	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
@@ -1357,7 +1431,8 @@ static void lost_while_copying(struct kunit *test)
 
 static int race_lose(struct racer *racer)
 {
-	msleep(100);
+	/* By then all that can leave has left. */
+	msleep(500);
 	pgmap_peer_set_lost(&racer->gpu->peer);
 	return 0;
 }
@@ -1424,7 +1499,7 @@ static void leave_without_memory(struct kunit *test)
 	ctx->fail_small = true;
 	start = jiffies;
 	KUNIT_EXPECT_EQ(test, -ENOMEM, pgmap_peer_leave(&a->peer, 0, HZ, &stats));
-	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + HZ + HZ / 10));
+	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + HZ + HZ / 2));
 	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
 	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 0);
 	mock_expect(test, a, param->nr, 0);
@@ -1432,7 +1507,7 @@ static void leave_without_memory(struct kunit *test)
 
 	start = jiffies;
 	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, PGMAP_FORCE, HZ, &stats));
-	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + HZ + HZ / 10));
+	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + HZ + HZ / 2));
 	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 0);
 	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, param->nr);
 	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
@@ -1669,7 +1744,7 @@ static void race_cpu_fault_against_rehome(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, racer.ret);
 	KUNIT_EXPECT_TRUE(test, mock_right(0, racer.value));
 	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, param->nr);
-	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, mock_rehome_bytes(test, param->nr));
 	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
 	mock_munmap(test);
 }
@@ -1719,7 +1794,7 @@ static void race_fork_against_rehome(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
 	KUNIT_ASSERT_EQ(test, 0, racer.ret);
 	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, param->nr);
-	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, mock_rehome_bytes(test, param->nr));
 
 	mock_munmap(test);
 	KUNIT_EXPECT_EQ(test, mock_live(a), param->nr);
@@ -1728,8 +1803,9 @@ static void race_fork_against_rehome(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
 	kthread_unuse_mm(racer.child);
 	kthread_use_mm(parent);
-	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	KUNIT_EXPECT_EQ(test, mock_live(a), param->coherent ? param->nr : 0);
 	mmput(racer.child);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
 }
 
 static void race_exit_in_rehome(struct mock_gpu *gpu, struct folio *folio)
@@ -1786,7 +1862,7 @@ static void write_breaks_cow(struct kunit *test)
 	range.end = ctx->addr + PAGE_SIZE;
 	KUNIT_ASSERT_EQ(test, 0, pgmap_range_fault(&a->peer, &walk, &range, HZ));
 	KUNIT_EXPECT_TRUE(test, pfn & HMM_PFN_WRITE);
-	KUNIT_EXPECT_FALSE(test, is_device_private_page(hmm_pfn_to_page(pfn)));
+	KUNIT_EXPECT_FALSE(test, mock_is_device(hmm_pfn_to_page(pfn)));
 	pgmap_walk_end(&walk);
 	mmput(racer.child);
 	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
@@ -1835,7 +1911,9 @@ static void race_cpu_fault_against_loss(struct kunit *test)
 	a->on_copy = race_fault_in_lost_copy;
 	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, 5 * HZ, NULL));
 	race_ends(test);
-	KUNIT_EXPECT_EQ(test, -EFAULT, racer.ret);
+	/* Of coherent memory, it may see what the bus gives, until that is poisoned. */
+	if (!param->coherent || racer.ret)
+		KUNIT_EXPECT_EQ(test, -EFAULT, racer.ret);
 	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), param->nr << PAGE_SHIFT);
 	mock_munmap(test);
 }
@@ -1917,34 +1995,302 @@ static void race_join_against_leave(struct kunit *test)
 	mock_munmap(test);
 }
 
+/* --- coherent memory --- */
+
+static int mock_fault(struct kunit *test, struct mock_gpu *gpu, unsigned long page,
+		      unsigned long timeout, unsigned long *pfn)
+{
+	struct mock_ctx *ctx = test->priv;
+	struct hmm_range range = {
+		.notifier = &ctx->notifier,
+		.start = ctx->addr + (page << PAGE_SHIFT),
+		.end = ctx->addr + ((page + 1) << PAGE_SHIFT),
+		.default_flags = HMM_PFN_REQ_FAULT,
+		.hmm_pfns = pfn,
+	};
+	struct pgmap_walk walk;
+	int err;
+
+	*pfn = 0;
+	err = pgmap_range_fault(&gpu->peer, &walk, &range, timeout);
+	if (err)
+		return err;
+	KUNIT_EXPECT_FALSE(test, pgmap_range_retry(&walk, &range));
+	pgmap_walk_end(&walk);
+	return 0;
+}
+
+/* Who can't reach a page gets it in system memory; who does not fault, not at all. */
+static void foreign_is_moved(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct mock_gpu *c = mock_gpu(test, 0);
+	struct mock_view view;
+	unsigned long pfn;
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, c, true, 0, NULL));
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 100, 50, 0);
+
+	view = mock_look(test, b);
+	KUNIT_EXPECT_EQ(test, view.own, 50);
+	KUNIT_EXPECT_EQ(test, view.peers, 0);
+	KUNIT_EXPECT_EQ(test, view.system, 2 * HPAGE_PMD_NR - 150);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 100);
+
+	KUNIT_ASSERT_EQ(test, 0, mock_fault(test, c, 7, HZ, &pfn));
+	KUNIT_EXPECT_TRUE(test, mock_is_device(hmm_pfn_to_page(pfn)));
+	KUNIT_ASSERT_EQ(test, 0, mock_fault(test, b, 7, HZ, &pfn));
+	KUNIT_EXPECT_FALSE(test, mock_is_device(hmm_pfn_to_page(pfn)));
+	KUNIT_EXPECT_EQ(test, mock_live(a), 99);
+	mock_expect(test, c, 0, 99);
+
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* That ends if the page does not go. */
+static void foreign_is_held(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 0);
+	struct mock_gpu *c = mock_gpu(test, 1);
+	unsigned long start, pfn;
+	struct page *page;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 10, 0);
+	page = mock_hold(a, 0, 3);
+	start = jiffies;
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_fault(test, b, 3, HZ / 5, &pfn));
+	KUNIT_EXPECT_TRUE(test, time_before(jiffies, start + HZ));
+	lock_page(page);
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_fault(test, b, 3, HZ / 5, &pfn));
+	unlock_page(page);
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, 0, mock_fault(test, b, 3, HZ, &pfn));
+	KUNIT_EXPECT_EQ(test, mock_live(a), 9);
+
+	/* In a window that is closed. It can be in a section that has other memory too. */
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, c, true, 0, NULL));
+	mock_migrate(test, c, 0, 200, 300, 0);
+	page = mock_hold(a, 0, 4);
+	lock_page(page);
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, c, false, PGMAP_FORCE, NULL));
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_fault(test, b, 4, HZ / 5, &pfn));
+	unlock_page(page);
+	put_page(page);
+	KUNIT_EXPECT_EQ(test, 0, mock_fault(test, b, 4, HZ, &pfn));
+	KUNIT_EXPECT_FALSE(test, mock_is_device(hmm_pfn_to_page(pfn)));
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+static void foreign_is_lost(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 0);
+	unsigned long pfn;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 10, 0);
+	pgmap_peer_set_lost(&a->peer);
+	KUNIT_EXPECT_EQ(test, -EFAULT, mock_fault(test, b, 3, HZ, &pfn));
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, -EFAULT, mock_fault(test, b, 3, HZ, &pfn));
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), 10 << PAGE_SHIFT);
+	mock_munmap(test);
+}
+
+/* The device can't copy: planned, nothing changes. */
+static void rehome_fails(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	u64 id_a = pgmap_peer_owner_id(&a->peer), id_b = pgmap_peer_owner_id(&b->peer);
+	struct pgmap_stats stats = {};
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+	a->copy_err = -EDOM;
+	KUNIT_EXPECT_EQ(test, -EDOM, mock_link(test, a, b, true, 0, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	mock_unchanged(test, a, b, id_a, id_b);
+	a->copy_err = 0;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_expect(test, a, 200, 300);
+
+	/* Forced, they are lost: there is no other way to get them. */
+	a->copy_err = -EDOM;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, PGMAP_FORCE, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 200);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	mock_expect(test, b, 300, 0);
+	a->copy_err = 0;
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), 200 << PAGE_SHIFT);
+	mock_munmap(test);
+}
+
+/* Torn out during the copy: nobody gets to see what was copied, nor waits. */
+static void lost_while_rehoming(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct pgmap_stats stats = {};
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+	a->on_copy = mock_lose;
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, 0, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_rehomed, 0);
+	KUNIT_EXPECT_EQ(test, stats.bytes_copied, 0);
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 100);
+	KUNIT_EXPECT_EQ(test, mock_live(a), 0);
+	mock_expect(test, b, 300, 0);
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), 100 << PAGE_SHIFT);
+	mock_munmap(test);
+}
+
+/* Nothing is idle: planned, nothing changes; forced, it goes by way of system memory. */
+static void rehome_without_room(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 2), *b = mock_gpu(test, 1);
+	u64 id_a = pgmap_peer_owner_id(&a->peer), id_b = pgmap_peer_owner_id(&b->peer);
+	unsigned long used = 2 * MOCK_SLOTS << PAGE_SHIFT;
+	struct pgmap_stats stats = {};
+	struct resource rest;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_migrate(test, a, 1, 100, 100, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+	rest = DEFINE_RES_NAMED(a->mem.start + used, MOCK_MEM - used, "rest",
+				IORESOURCE_MEM);
+	KUNIT_ASSERT_EQ(test, 0, request_resource(&a->mem, &rest));
+	KUNIT_EXPECT_EQ(test, -ENOSPC,
+			pgmap_region_register(&a->peer, &a->regions[2].region,
+					      MOCK_SLOTS, &mock_pgmap_ops));
+	KUNIT_EXPECT_EQ(test, -ENOSPC, mock_link(test, a, b, true, 0, NULL));
+	mock_unchanged(test, a, b, id_a, id_b);
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, true, PGMAP_FORCE, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_evacuated, 200);
+	KUNIT_EXPECT_TRUE(test, pgmap_peers_share(&a->peer, &b->peer));
+	mock_migrate(test, a, 0, 0, 100, 0);
+	mock_expect(test, b, 300, 100);
+	release_resource(&rest);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* Who refers to a page may write to it until he does not. */
+static void referred_is_not_copied(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1);
+	unsigned long src, dst = 0;
+	struct page *page;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 10, 0);
+	page = mock_hold(a, 0, 3);
+	KUNIT_ASSERT_EQ(test, 0, migrate_device_range(&src, page_to_pfn(page), 1));
+	KUNIT_EXPECT_EQ(test, 0, src & MIGRATE_PFN_MIGRATE);
+	migrate_device_finalize(&src, &dst, 1);
+	put_page(page);
+	KUNIT_ASSERT_EQ(test, 0, migrate_device_range(&src, page_to_pfn(page), 1));
+	KUNIT_EXPECT_NE(test, 0, src & MIGRATE_PFN_MIGRATE);
+	migrate_device_pages(&src, &dst, 1);
+	migrate_device_finalize(&src, &dst, 1);
+	mock_expect(test, a, 10, 0);
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
+/* I/O to a page does not keep it in page tables when it is lost. */
+static void pinned_is_poisoned(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1), *b = mock_gpu(test, 1);
+	struct mock_ctx *ctx = test->priv;
+	struct pgmap_stats stats = {};
+	struct page *page;
+	unsigned long pfn;
+
+	KUNIT_ASSERT_EQ(test, 0, mock_link(test, a, b, true, 0, NULL));
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 50, 0);
+	mock_migrate(test, b, 0, 200, 300, 0);
+	KUNIT_ASSERT_EQ(test, 1, pin_user_pages_fast(ctx->addr + 3 * PAGE_SIZE, 1,
+						     FOLL_WRITE, &page));
+	KUNIT_EXPECT_TRUE(test, mock_is_device(page));
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, 0, NULL));
+	KUNIT_EXPECT_TRUE(test, folio_mapped(page_folio(page)));
+	KUNIT_EXPECT_EQ(test, -EBUSY, mock_link(test, a, b, false, PGMAP_FORCE, &stats));
+	KUNIT_EXPECT_EQ(test, stats.pages_poisoned, 1);
+	KUNIT_EXPECT_FALSE(test, folio_mapped(page_folio(page)));
+	KUNIT_EXPECT_EQ(test, -EFAULT, mock_fault(test, b, 3, HZ, &pfn));
+	unpin_user_page(page);
+	KUNIT_EXPECT_EQ(test, 0, mock_link(test, a, b, false, PGMAP_FORCE, NULL));
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), PAGE_SIZE);
+
+	KUNIT_ASSERT_EQ(test, 1, pin_user_pages_fast(ctx->addr + 203 * PAGE_SIZE, 1,
+						     FOLL_WRITE, &page));
+	pgmap_peer_set_lost(&b->peer);
+	KUNIT_EXPECT_EQ(test, -EBUSY, pgmap_peer_leave(&b->peer, 0, HZ / 5, NULL));
+	KUNIT_EXPECT_FALSE(test, folio_mapped(page_folio(page)));
+	unpin_user_page(page);
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&b->peer, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, mock_wrong_bytes(test), 301 * PAGE_SIZE);
+	mock_munmap(test);
+}
+
+/* What is pinned for long is in system memory. */
+static void longterm_pin_moves(struct kunit *test)
+{
+	struct mock_gpu *a = mock_gpu(test, 1);
+	struct mock_ctx *ctx = test->priv;
+	struct page *page;
+
+	mock_mmap(test, 2 * HPAGE_PMD_SIZE);
+	mock_migrate(test, a, 0, 0, 10, 0);
+	KUNIT_ASSERT_EQ(test, 1,
+			pin_user_pages_fast(ctx->addr, 1, FOLL_WRITE | FOLL_LONGTERM,
+					    &page));
+	KUNIT_EXPECT_FALSE(test, mock_is_device(page));
+	KUNIT_EXPECT_EQ(test, mock_live(a), 9);
+	unpin_user_page(page);
+	KUNIT_EXPECT_EQ(test, 0, pgmap_peer_leave(&a->peer, 0, HZ, NULL));
+	KUNIT_EXPECT_EQ(test, 0, mock_wrong_bytes(test));
+	mock_munmap(test);
+}
+
 static struct kunit_case pgmap_owner_cases[] = {
 	KUNIT_CASE(owner_is_unique),
 	KUNIT_CASE(owner_outlives_walk),
-	KUNIT_CASE(bad_arguments),
-	KUNIT_CASE(window_life_cycle),
+	KUNIT_CASE_PARAM(bad_arguments, kind_gen_params),
+	KUNIT_CASE_PARAM(window_life_cycle, kind_gen_params),
 	KUNIT_CASE_PARAM(link_up_and_down, move_gen_params),
 	KUNIT_CASE_PARAM(leave_evacuates, move_gen_params),
-	KUNIT_CASE(regions_take_turns),
+	KUNIT_CASE_PARAM(regions_take_turns, kind_gen_params),
 	KUNIT_CASE(links_at_once),
-	KUNIT_CASE(link_up_fails),
-	KUNIT_CASE(forced_link_down),
-	KUNIT_CASE(leave_fails),
-	KUNIT_CASE(undo_fails),
-	KUNIT_CASE(undo_of_two),
-	KUNIT_CASE(forced_link_is_stuck),
-	KUNIT_CASE(forced_leave_is_stuck),
-	KUNIT_CASE(unmapped_is_left_alone),
+	KUNIT_CASE_PARAM(link_up_fails, kind_gen_params),
+	KUNIT_CASE_PARAM(forced_link_down, kind_gen_params),
+	KUNIT_CASE_PARAM(leave_fails, kind_gen_params),
+	KUNIT_CASE_PARAM(undo_fails, kind_gen_params),
+	KUNIT_CASE_PARAM(undo_of_two, kind_gen_params),
+	KUNIT_CASE_PARAM(forced_link_is_stuck, kind_gen_params),
+	KUNIT_CASE_PARAM(forced_leave_is_stuck, kind_gen_params),
+	KUNIT_CASE_PARAM(unmapped_is_left_alone, kind_gen_params),
 	KUNIT_CASE_PARAM(lost_pages_are_poisoned, move_gen_params),
-	KUNIT_CASE(lost_while_copying),
-	KUNIT_CASE(lost_while_waiting),
+	KUNIT_CASE_PARAM(lost_while_copying, kind_gen_params),
+	KUNIT_CASE_PARAM(lost_while_waiting, kind_gen_params),
 	KUNIT_CASE(leave_splits_large),
 	KUNIT_CASE_PARAM(leave_without_memory, move_gen_params),
 	KUNIT_CASE(join_fails),
 	KUNIT_CASE(walk_sees_change),
 	KUNIT_CASE(walk_is_held_up),
-	KUNIT_CASE(owner_first_then_mappings),
-	KUNIT_CASE(race_walk_against_change),
-	KUNIT_CASE(race_counted_walk),
+	KUNIT_CASE_PARAM(owner_first_then_mappings, kind_gen_params),
+	KUNIT_CASE_PARAM(race_walk_against_change, kind_gen_params),
+	KUNIT_CASE_PARAM(race_counted_walk, kind_gen_params),
 	KUNIT_CASE_PARAM(race_migrate_against_leave, move_gen_params),
 	KUNIT_CASE_PARAM(race_cpu_fault_against_rehome, move_gen_params),
 	KUNIT_CASE_PARAM(write_breaks_cow, move_gen_params),
@@ -1952,8 +2298,18 @@ static struct kunit_case pgmap_owner_cases[] = {
 	KUNIT_CASE_PARAM(race_exit_against_rehome, move_gen_params),
 	KUNIT_CASE_PARAM(race_cpu_fault_against_evacuation, move_gen_params),
 	KUNIT_CASE_PARAM(race_cpu_fault_against_loss, move_gen_params),
-	KUNIT_CASE_SLOW(race_changes),
-	KUNIT_CASE_SLOW(race_join_against_leave),
+	KUNIT_CASE_PARAM_ATTR(race_changes, kind_gen_params, { .speed = KUNIT_SPEED_SLOW }),
+	KUNIT_CASE_PARAM_ATTR(race_join_against_leave, kind_gen_params,
+			      { .speed = KUNIT_SPEED_SLOW }),
+	KUNIT_CASE_PARAM(foreign_is_moved, coherent_gen_params),
+	KUNIT_CASE_PARAM(foreign_is_held, coherent_gen_params),
+	KUNIT_CASE_PARAM(foreign_is_lost, coherent_gen_params),
+	KUNIT_CASE_PARAM(rehome_fails, coherent_gen_params),
+	KUNIT_CASE_PARAM(lost_while_rehoming, coherent_gen_params),
+	KUNIT_CASE_PARAM(rehome_without_room, coherent_gen_params),
+	KUNIT_CASE_PARAM(referred_is_not_copied, coherent_gen_params),
+	KUNIT_CASE_PARAM(pinned_is_poisoned, coherent_gen_params),
+	KUNIT_CASE_PARAM(longterm_pin_moves, coherent_gen_params),
 	{}
 };
 

@@ -30,7 +30,7 @@
 #define DEVMEM_CREATE_TIMEOUT	(10 * HZ)
 
 #define DEVMEM_DEFAULT_TIMEOUT_MS	(10 * MSEC_PER_SEC)
-#define DEVMEM_MAX_TIMEOUT_MS		(600 * MSEC_PER_SEC)
+#define DEVMEM_MAX_TIMEOUT_MS		(60 * MSEC_PER_SEC)
 
 static_assert(DEVMEM_MAX_DEVICES == DEVMEM_TOPO_NODES);
 static_assert(DEVMEM_MAX_DEVICES <= PGMAP_FABRIC_MAX_PEERS);
@@ -47,20 +47,23 @@ struct devmem_device __rcu *devmem_devices[DEVMEM_MAX_DEVICES];
 struct devmem_topo devmem_topo;
 struct pgmap_fabric devmem_fabric;
 
-static struct devmem_device *devmem_ctl_find(unsigned int id)
+/* The lowest index that is free, or DEVMEM_MAX_DEVICES. devmem_ctl_lock is held. */
+unsigned int devmem_free_id(void)
 {
-	if (id >= DEVMEM_MAX_DEVICES)
-		return NULL;
-	return rcu_dereference_protected(devmem_devices[id],
-					 lockdep_is_held(&devmem_ctl_lock));
+	unsigned int id;
+
+	for (id = 0; id < DEVMEM_MAX_DEVICES; id++)
+		if (!devmem_device_find(id))
+			break;
+	return id;
 }
 
 /* One that has been removed by force, but not to the end, has no links. */
-static bool devmem_ctl_can_link(unsigned int id)
+static struct devmem_device *devmem_ctl_can_link(unsigned int id)
 {
-	struct devmem_device *dev = devmem_ctl_find(id);
+	struct devmem_device *dev = devmem_device_find(id);
 
-	return dev && pgmap_peer_owner_id(&dev->peer);
+	return dev && pgmap_peer_owner_id(&dev->peer) ? dev : NULL;
 }
 
 static bool devmem_ctl_timeout(u32 ms, unsigned long *timeout)
@@ -84,7 +87,6 @@ static void devmem_ctl_stats(struct devmem_op_stats *out,
 
 static int devmem_ctl_create(void __user *arg)
 {
-	static u16 last_serial;
 	struct devmem_create args;
 	struct devmem_device *dev;
 	unsigned int id;
@@ -101,22 +103,20 @@ static int devmem_ctl_create(void __user *arg)
 	    !IS_ALIGNED(args.chunk_size, DEVMEM_HUGE_SIZE))
 		return -EINVAL;
 	/* Rather an error here than the OOM killer elsewhere. */
-	if (args.mem_size >> PAGE_SHIFT > si_mem_available())
+	if (!devmem_sim_is_coherent() &&
+	    args.mem_size >> PAGE_SHIFT > si_mem_available())
 		return -ENOMEM;
 
 	if (mutex_lock_killable(&devmem_ctl_lock))
 		return -EINTR;
 
-	for (id = 0; id < DEVMEM_MAX_DEVICES; id++)
-		if (!devmem_ctl_find(id))
-			break;
+	id = devmem_free_id();
 	if (id == DEVMEM_MAX_DEVICES) {
 		err = -ENOSPC;
 		goto out_unlock;
 	}
 
-	dev = devmem_device_create(id, ++last_serial, args.mem_size,
-				   args.chunk_size);
+	dev = devmem_sim_create(id, args.mem_size, args.chunk_size);
 	if (IS_ERR(dev)) {
 		err = PTR_ERR(dev);
 		goto out_unlock;
@@ -134,7 +134,7 @@ static int devmem_ctl_create(void __user *arg)
 	 */
 	err = -EFAULT;
 	if (!pgmap_peer_leave(&dev->peer, 0, DEVMEM_CREATE_TIMEOUT, NULL))
-		devmem_device_destroy(dev);
+		devmem_sim_destroy(dev);
 
 out_unlock:
 	mutex_unlock(&devmem_ctl_lock);
@@ -150,7 +150,7 @@ static void devmem_ctl_kill(unsigned int id)
 	idx = srcu_read_lock(&devmem_srcu);
 	if (id < DEVMEM_MAX_DEVICES)
 		dev = srcu_dereference(devmem_devices[id], &devmem_srcu);
-	if (dev)
+	if (dev && devmem_is_sim(dev))
 		devmem_device_kill(dev);
 	srcu_read_unlock(&devmem_srcu, idx);
 }
@@ -175,9 +175,9 @@ static int devmem_ctl_destroy(void __user *arg)
 	if (mutex_lock_killable(&devmem_ctl_lock))
 		return -EINTR;
 
-	dev = devmem_ctl_find(args.id);
-	if (!dev) {
-		err = -ENOENT;
+	dev = devmem_device_find(args.id);
+	if (!dev || !devmem_is_sim(dev)) {
+		err = dev ? -EOPNOTSUPP : -ENOENT;
 		goto out_unlock;
 	}
 
@@ -188,7 +188,7 @@ static int devmem_ctl_destroy(void __user *arg)
 			       args.flags & DEVMEM_FORCE ? PGMAP_FORCE : 0,
 			       timeout, &stats);
 	if (!err)
-		devmem_device_destroy(dev);
+		devmem_sim_destroy(dev);
 
 out_unlock:
 	mutex_unlock(&devmem_ctl_lock);
@@ -214,8 +214,8 @@ static int devmem_ctl_apply(const struct devmem_topo_change *diff,
 		return -ENOMEM;
 
 	for (i = 0; i < nr; i++) {
-		links[i].a = &devmem_ctl_find(diff[i].a)->peer;
-		links[i].b = &devmem_ctl_find(diff[i].b)->peer;
+		links[i].a = &devmem_device_find(diff[i].a)->peer;
+		links[i].b = &devmem_device_find(diff[i].b)->peer;
 		links[i].up = diff[i].up;
 		if (diff[i].up || force)
 			devmem_topo_wire(&devmem_topo, diff[i].a, diff[i].b,
@@ -282,9 +282,17 @@ static int devmem_ctl_links(void __user *arg)
 		goto out_free;
 	}
 	for (i = 0; i < args.nr; i++) {
-		if (!devmem_ctl_can_link(links[i].a) ||
-		    !devmem_ctl_can_link(links[i].b)) {
+		struct devmem_device *a = devmem_ctl_can_link(links[i].a);
+		struct devmem_device *b = devmem_ctl_can_link(links[i].b);
+
+		if (!a || !b) {
 			err = -ENOENT;
+			goto out_unlock;
+		}
+		/* Who is on a bus needs one. */
+		if (links[i].up && !(devmem_is_sim(a) && devmem_is_sim(b)) &&
+		    !devmem_reach_pci(a, b)) {
+			err = -EOPNOTSUPP;
 			goto out_unlock;
 		}
 		changes[i].a = links[i].a;
@@ -327,7 +335,7 @@ static int devmem_ctl_topology(void __user *arg)
 
 	for (id = 0; id < DEVMEM_MAX_DEVICES; id++) {
 		struct devmem_topology_entry entry = { .id = id };
-		struct devmem_device *dev = devmem_ctl_find(id);
+		struct devmem_device *dev = devmem_device_find(id);
 
 		if (!dev)
 			continue;
@@ -391,10 +399,14 @@ static struct miscdevice devmem_ctl_misc = {
 	.mode = 0600,
 };
 
+/* Cards have the links that PCI gives them; those of others are set by hand. */
+static const struct pgmap_fabric_ops devmem_fabric_ops = {
+	.linked = pgmap_peer_reaches_pci,
+};
+
 int devmem_ctl_init(void)
 {
-	/* Links are set by hand, so there is nothing to ask the driver. */
-	pgmap_fabric_init(&devmem_fabric, "drm-devmem", NULL);
+	pgmap_fabric_init(&devmem_fabric, "drm-devmem", &devmem_fabric_ops);
 
 	return misc_register(&devmem_ctl_misc);
 }

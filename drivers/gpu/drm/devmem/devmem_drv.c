@@ -3,12 +3,10 @@
  * drm_devmem: the DRM driver and its ioctls.
  *
  * A virtual GPU is a faux device that is made and removed at run time through
- * the misc device in devmem_ctl.c. What a driver of real hardware would do in
- * probe() and remove() is in devmem_device_create() and
- * devmem_device_destroy().
+ * the misc device in devmem_ctl.c, or a PCI card, see devmem_pci.c. What both do in
+ * probe() and remove() is in devmem_device_create() and devmem_device_destroy().
  */
 #include <linux/debugfs.h>
-#include <linux/device/faux.h>
 #include <linux/dma-mapping.h>
 #include <linux/fault-inject.h>
 #include <linux/mm.h>
@@ -218,9 +216,7 @@ static unsigned int devmem_query_peers(struct pgmap_peer **peers)
 	unsigned int id, nr = 0, i;
 
 	for (id = 0; id < DEVMEM_MAX_DEVICES; id++) {
-		struct devmem_device *dev =
-			rcu_dereference_protected(devmem_devices[id],
-						  lockdep_is_held(&devmem_ctl_lock));
+		struct devmem_device *dev = devmem_device_find(id);
 
 		/* Nor of one that is half removed. */
 		if (!dev || !pgmap_peer_owner_id(&dev->peer))
@@ -341,6 +337,7 @@ static int devmem_ioctl_stats(struct drm_device *drm, void *data,
 	args->migrated_out = atomic64_read(&counters->migrated_out);
 	args->evictions = atomic64_read(&counters->evictions);
 	args->bytes_copied = atomic64_read(&counters->bytes_copied);
+	args->bytes_dma = atomic64_read(&counters->bytes_dma);
 	args->link_errors = atomic64_read(&counters->link_errors);
 	args->violations = atomic64_read(&counters->violations);
 	return 0;
@@ -414,13 +411,25 @@ static void devmem_unmap_foreign(struct pgmap_peer *peer)
 static const struct pgmap_peer_ops devmem_peer_ops = {
 	.unmap_foreign = devmem_unmap_foreign,
 	.copy_to_ram = drm_pagemap_copy_to_ram,
+	.copy = drm_pagemap_copy,
 	.rehome = drm_pagemap_rehome,
 };
 
 /* From here on the engines of linked devices can reach the memory. */
 static void devmem_device_publish(struct devmem_device *dev)
 {
+	unsigned int id;
+
 	devmem_topo_add(&devmem_topo, dev->id);
+	/* As the fabric has found out when the device joined. */
+	for (id = 0; id < DEVMEM_MAX_DEVICES; id++) {
+		struct devmem_device *other = devmem_device_find(id);
+
+		if (!other || !devmem_reach_pci(dev, other))
+			continue;
+		devmem_topo_wire(&devmem_topo, dev->id, id, true);
+		devmem_topo_tell(&devmem_topo, dev->id, id, true);
+	}
 	rcu_assign_pointer(devmem_devices[dev->id], dev);
 }
 
@@ -434,58 +443,55 @@ static void devmem_device_unpublish(struct devmem_device *dev)
 
 /**
  * devmem_device_create() - make a virtual GPU
+ * @parent: its hardware
  * @id: a free index in devmem_devices
- * @serial: differs from that of the last device with this @id
+ * @ops: its backend
+ * @priv: for @ops
  * @mem_size: bytes of memory
  * @chunk_size: bytes of a chunk
+ * @mem: where the CPU sees the memory if it is coherent, see &pgmap_peer.mem; or NULL
  *
  * Context: May sleep. devmem_ctl_lock is held.
  * Return: The device, or an error pointer.
  */
-struct devmem_device *devmem_device_create(unsigned int id, u16 serial,
-					   u64 mem_size, u64 chunk_size)
+struct devmem_device *devmem_device_create(struct device *parent, unsigned int id,
+					   const struct devmem_backend_ops *ops,
+					   void *priv, u64 mem_size, u64 chunk_size,
+					   struct resource *mem)
 {
+	/* Differs from that of the last device with this id. No address is 0. */
+	static u16 last_serial;
 	struct devmem_device *dev;
-	struct faux_device *faux;
-	char name[16];
 	int err;
 
 	lockdep_assert_held(&devmem_ctl_lock);
 
-	snprintf(name, sizeof(name), "drm-devmem.%u", id);
-	faux = faux_device_create(name, NULL, NULL);
-	if (!faux)
-		return ERR_PTR(-ENOMEM);
+	dev = __drm_dev_alloc(parent, &devmem_driver, sizeof(*dev),
+			      offsetof(struct devmem_device, drm));
+	if (IS_ERR(dev))
+		return dev;
 
-	err = dma_coerce_mask_and_coherent(&faux->dev, DMA_BIT_MASK(64));
-	if (err)
-		goto err_faux;
-
-	dev = devm_drm_dev_alloc(&faux->dev, &devmem_driver,
-				 struct devmem_device, drm);
-	if (IS_ERR(dev)) {
-		err = PTR_ERR(dev);
-		goto err_faux;
-	}
-
-	dev->faux = faux;
 	dev->id = id;
-	dev->serial = serial;
-	dev->ops = &devmem_sim_ops;
+	if (!++last_serial)
+		last_serial = 1;
+	dev->serial = last_serial;
+	dev->ops = ops;
+	dev->priv = priv;
 	dev->mem_size = mem_size;
 	dev->chunk_size = chunk_size;
-	strscpy(dev->name, name);
-	dev->peer.name = dev->name;
+	dev->peer.name = dev_name(parent);
 	dev->peer.ops = &devmem_peer_ops;
-	dev->peer.nid = NUMA_NO_NODE;
+	dev->peer.nid = dev_to_node(parent);
+	dev->peer.dev = parent;
+	dev->peer.mem = mem;
 
 	err = devmem_dma_probe(dev);
 	if (err)
-		goto err_faux;
+		goto err_drm;
 
 	err = devmem_mem_init(dev);
 	if (err)
-		goto err_faux;
+		goto err_drm;
 
 	err = pgmap_peer_join(&devmem_fabric, &dev->peer, DEVMEM_PROBE_TIMEOUT,
 			      NULL);
@@ -509,8 +515,8 @@ err_leave:
 	pgmap_peer_leave(&dev->peer, PGMAP_FORCE, DEVMEM_PROBE_TIMEOUT, NULL);
 err_mem:
 	devmem_mem_fini(dev);
-err_faux:
-	faux_device_destroy(faux);
+err_drm:
+	drm_dev_put(&dev->drm);
 	return ERR_PTR(err);
 }
 
@@ -548,15 +554,15 @@ void devmem_device_unplug(struct devmem_device *dev)
 }
 
 /**
- * devmem_device_destroy() - remove a virtual GPU
- * @dev: the device, which has left the fabric
+ * devmem_device_detach() - end the use of a virtual GPU
+ * @dev: the device, which has left the fabric, or as far as that is possible
+ *
+ * When it returns nobody accesses its memory. Files stay open, and requests fail.
  *
  * Context: May sleep. devmem_ctl_lock is held.
  */
-void devmem_device_destroy(struct devmem_device *dev)
+void devmem_device_detach(struct devmem_device *dev)
 {
-	struct faux_device *faux = dev->faux;
-
 	lockdep_assert_held(&devmem_ctl_lock);
 
 	devmem_device_unpublish(dev);
@@ -564,9 +570,25 @@ void devmem_device_destroy(struct devmem_device *dev)
 	devmem_device_unplug(dev);
 	/* Files stay open, but nothing stays mapped for the device. */
 	devmem_vms_invalidate(dev);
+}
+
+/* It is detached, has left the fabric, and so nobody refers to its memory. */
+void devmem_device_release(struct devmem_device *dev)
+{
 	devmem_mem_fini(dev);
-	/* Drops our reference to the DRM device. */
-	faux_device_destroy(faux);
+	drm_dev_put(&dev->drm);
+}
+
+/**
+ * devmem_device_destroy() - remove a virtual GPU
+ * @dev: the device, which has left the fabric
+ *
+ * Context: May sleep. devmem_ctl_lock is held.
+ */
+void devmem_device_destroy(struct devmem_device *dev)
+{
+	devmem_device_detach(dev);
+	devmem_device_release(dev);
 }
 
 /* Makes the copies of migrations fail when they are done, with the data in place. */
@@ -582,15 +604,27 @@ static int __init devmem_init(void)
 	if (!devmem_wq)
 		return -ENOMEM;
 
+	err = devmem_sim_init();
+	if (err)
+		goto err_wq;
 	err = devmem_ctl_init();
-	if (err) {
-		destroy_workqueue(devmem_wq);
-		return err;
-	}
+	if (err)
+		goto err_sim;
+	err = devmem_pci_init();
+	if (err)
+		goto err_ctl;
 
 	devmem_fail_dir = fault_create_debugfs_attr("fail_devmem", NULL,
 						    &devmem_fail_copy);
 	return 0;
+
+err_ctl:
+	devmem_ctl_exit();
+err_sim:
+	devmem_sim_exit();
+err_wq:
+	destroy_workqueue(devmem_wq);
+	return err;
 }
 
 static void __exit devmem_exit(void)
@@ -600,7 +634,9 @@ static void __exit devmem_exit(void)
 	 * module. The memory of the last one may be about to be freed.
 	 */
 	debugfs_remove(devmem_fail_dir);
+	devmem_pci_exit();
 	devmem_ctl_exit();
+	devmem_sim_exit();
 	destroy_workqueue(devmem_wq);
 }
 

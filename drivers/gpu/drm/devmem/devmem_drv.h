@@ -48,7 +48,7 @@
 struct devmem_chunk;
 struct devmem_device;
 struct drm_file;
-struct faux_device;
+struct resource;
 
 /* The size of a huge page, and the most that is allocated as one piece. */
 #define DEVMEM_HUGE_SIZE	SZ_2M
@@ -76,28 +76,45 @@ struct faux_device;
 #define DEVMEM_PTE_ADDR		PAGE_MASK
 
 /**
- * struct devmem_backend_ops - what makes up a kind of device
- *
- * All offsets are within the chunk. No access crosses the end of the chunk.
+ * struct devmem_place - where bytes are, for a DMA engine
+ * @page: in system memory; or NULL
+ * @dev: in this device's memory
+ * @offset: in @page or in the memory of @dev
  */
-struct devmem_backend_ops {
-	/** @init_chunk: Get the memory behind a chunk. Contents are undefined. */
-	int (*init_chunk)(struct devmem_chunk *chunk);
-	/** @fini_chunk: Give it back. */
-	void (*fini_chunk)(struct devmem_chunk *chunk);
-	/** @read: Device memory to kernel memory. */
-	void (*read)(struct devmem_chunk *chunk, u64 offset, void *buf,
-		     size_t len);
-	/** @write: Kernel memory to device memory. */
-	void (*write)(struct devmem_chunk *chunk, u64 offset, const void *buf,
-		      size_t len);
-	/** @clear: Zero device memory. */
-	void (*clear)(struct devmem_chunk *chunk, u64 offset, size_t len);
-	/** @atomic_add: Atomic for all devices. Returns the old value. */
-	u64 (*atomic_add)(struct devmem_chunk *chunk, u64 offset, u64 value);
+struct devmem_place {
+	struct page *page;
+	struct devmem_device *dev;
+	u64 offset;
 };
 
-extern const struct devmem_backend_ops devmem_sim_ops;
+/**
+ * struct devmem_backend_ops - what makes up a kind of device
+ *
+ * All offsets are within the device's memory. No access crosses the end of a chunk.
+ */
+struct devmem_backend_ops {
+	/** @alive: Optional: does the hardware answer, and has it done so all the time? */
+	bool (*alive)(struct devmem_device *dev);
+	/**
+	 * @dma: Optional: copy by a DMA engine, up to a page. -EOPNOTSUPP: the CPU
+	 * has to do it.
+	 */
+	int (*dma)(struct devmem_device *dev, const struct devmem_place *dst,
+		   const struct devmem_place *src, size_t len);
+	/** @init_chunk: Optional: get memory for a chunk. Contents are undefined. */
+	int (*init_chunk)(struct devmem_chunk *chunk);
+	/** @fini_chunk: Give it back. Optional like @init_chunk. */
+	void (*fini_chunk)(struct devmem_chunk *chunk);
+	/** @read: Device memory to kernel memory. */
+	void (*read)(struct devmem_device *dev, u64 offset, void *buf, size_t len);
+	/** @write: Kernel memory to device memory. */
+	void (*write)(struct devmem_device *dev, u64 offset, const void *buf,
+		      size_t len);
+	/** @clear: Zero device memory. */
+	void (*clear)(struct devmem_device *dev, u64 offset, size_t len);
+	/** @atomic_add: Atomic for all devices. Returns the old value. */
+	u64 (*atomic_add)(struct devmem_device *dev, u64 offset, u64 value);
+};
 
 /**
  * struct devmem_chunk - a part of a device's memory, one &struct pgmap_region
@@ -134,6 +151,7 @@ struct devmem_counters {
 	atomic64_t migrated_out;
 	atomic64_t evictions;
 	atomic64_t bytes_copied;
+	atomic64_t bytes_dma;
 	atomic64_t link_errors;
 	atomic64_t violations;
 };
@@ -141,16 +159,16 @@ struct devmem_counters {
 /**
  * struct devmem_device - a virtual GPU
  * @drm: the DRM device
- * @faux: its parent
  * @peer: in the fabric of all virtual GPUs
- * @name: of @peer
  * @id: index in devmem_devices; immutable
  * @serial: see %DEVMEM_ADDR_SERIAL; immutable
  * @ops: backend; immutable
+ * @priv: of @ops; immutable
  * @dead: the hardware is gone: its memory reads as ones. Set once, without a lock;
  *	checked after each access, for before does not help
  * @mem_size: bytes of memory; immutable
- * @chunk_size: bytes of a chunk, except perhaps the last; immutable
+ * @chunk_size: bytes of a chunk, except perhaps the last; immutable. If the memory is
+ *	coherent, one more of each size is in &pgmap_peer.mem, for the chunks to move
  * @nr_chunks: number of @chunks; immutable
  * @chunks: the memory. Each holds a reference on its &devmem_chunk.dpagemap
  *	until the device has left the fabric.
@@ -159,15 +177,15 @@ struct devmem_counters {
  * @vms: address spaces, by &devmem_vm.link
  * @allocs: allocations by age, oldest first
  * @counters: for DRM_IOCTL_DEVMEM_STATS
+ * @rest: of a card that was removed while somebody held pages
  */
 struct devmem_device {
 	struct drm_device drm;
-	struct faux_device *faux;
 	struct pgmap_peer peer;
-	char name[16];
 	unsigned int id;
 	u16 serial;
 	const struct devmem_backend_ops *ops;
+	void *priv;
 	bool dead;
 	u64 mem_size;
 	u64 chunk_size;
@@ -182,6 +200,7 @@ struct devmem_device {
 	spinlock_t allocs_lock;
 	struct list_head allocs;
 	struct devmem_counters counters;
+	struct delayed_work rest;
 };
 
 #define to_devmem_device(_drm) \
@@ -236,12 +255,32 @@ extern struct devmem_topo devmem_topo;
 
 int devmem_ctl_init(void);
 void devmem_ctl_exit(void);
+unsigned int devmem_free_id(void);
+
+static inline struct devmem_device *devmem_device_find(unsigned int id)
+{
+	if (id >= DEVMEM_MAX_DEVICES)
+		return NULL;
+	return rcu_dereference_protected(devmem_devices[id],
+					 lockdep_is_held(&devmem_ctl_lock));
+}
+
+/* Can either use the other's memory through PCI? What the fabric asks, too. */
+static inline bool devmem_reach_pci(struct devmem_device *a, struct devmem_device *b)
+{
+	return pgmap_peer_reaches_pci(&a->peer, &b->peer) &&
+	       pgmap_peer_reaches_pci(&b->peer, &a->peer);
+}
 
 /* devmem_drv.c */
-struct devmem_device *devmem_device_create(unsigned int id, u16 serial,
-					   u64 mem_size, u64 chunk_size);
+struct devmem_device *devmem_device_create(struct device *parent, unsigned int id,
+					   const struct devmem_backend_ops *ops,
+					   void *priv, u64 mem_size, u64 chunk_size,
+					   struct resource *mem);
 void devmem_device_kill(struct devmem_device *dev);
 void devmem_device_unplug(struct devmem_device *dev);
+void devmem_device_detach(struct devmem_device *dev);
+void devmem_device_release(struct devmem_device *dev);
 void devmem_device_destroy(struct devmem_device *dev);
 
 /* devmem_mem.c */
@@ -276,15 +315,41 @@ int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,
 			  unsigned long end);
 
 /* devmem_sim.c */
+int devmem_sim_init(void);
+void devmem_sim_exit(void);
+bool devmem_sim_is_coherent(void);
+struct devmem_device *devmem_sim_create(unsigned int id, u64 mem_size, u64 chunk_size);
+bool devmem_is_sim(struct devmem_device *dev);
+void devmem_sim_destroy(struct devmem_device *dev);
 struct page *devmem_dma_page(struct devmem_device *dev, dma_addr_t addr);
 int devmem_dma_probe(struct devmem_device *dev);
+
+/* devmem_edu.c */
+struct pci_dev;
+int devmem_edu_init(void);
+void devmem_edu_exit(void);
+int devmem_edu_try(struct pci_dev *card, void __iomem *mem, int bar);
+int devmem_edu_copy(struct pci_dev *card, const struct devmem_place *dst,
+		    const struct devmem_place *src, size_t len);
+
+/* devmem_pci.c */
+struct p2pdma_provider;
+struct p2pdma_provider *devmem_pci_provider(const struct devmem_place *place,
+					    phys_addr_t *phys);
+#ifdef CONFIG_PCI
+int devmem_pci_init(void);
+void devmem_pci_exit(void);
+#else
+static inline int devmem_pci_init(void) { return 0; }
+static inline void devmem_pci_exit(void) { }
+#endif
 
 /* Was the device there until now? Then what has been read from it is true. */
 static inline bool devmem_alive(struct devmem_device *dev)
 {
-	/* After the accesses, as for a register that is read to find out. */
-	smp_rmb();
-	return !READ_ONCE(dev->dead);
+	/* After the accesses. */
+	rmb();
+	return !READ_ONCE(dev->dead) && (!dev->ops->alive || dev->ops->alive(dev));
 }
 
 static inline u64 devmem_addr(struct devmem_device *dev, u64 offset)

@@ -16,13 +16,11 @@
 /**
  * struct devmem_target - what an address on the interconnect leads to
  * @dev: whose memory
- * @chunk: the memory
- * @offset: in @chunk
+ * @offset: in the memory of @dev
  * @srcu: to leave
  */
 struct devmem_target {
 	struct devmem_device *dev;
-	struct devmem_chunk *chunk;
 	u64 offset;
 	int srcu;
 };
@@ -36,7 +34,6 @@ static int devmem_target_get(struct devmem_device *dev, u64 addr,
 			     struct devmem_target *target)
 {
 	unsigned int id = FIELD_GET(DEVMEM_ADDR_ID, addr);
-	u64 offset = FIELD_GET(DEVMEM_ADDR_OFFSET, addr);
 	struct devmem_device *to;
 
 	target->srcu = srcu_read_lock(&devmem_srcu);
@@ -55,8 +52,7 @@ static int devmem_target_get(struct devmem_device *dev, u64 addr,
 	}
 
 	target->dev = to;
-	target->chunk = to->chunks[div64_u64(offset, to->chunk_size)];
-	target->offset = offset - target->chunk->offset;
+	target->offset = FIELD_GET(DEVMEM_ADDR_OFFSET, addr);
 	return 0;
 
 err_violation:
@@ -111,9 +107,9 @@ int devmem_access(struct devmem_device *dev, u64 pte, unsigned int offset,
 	if (err)
 		return err;
 	if (write)
-		target.chunk->ops->write(target.chunk, target.offset, buf, len);
+		target.dev->ops->write(target.dev, target.offset, buf, len);
 	else
-		target.chunk->ops->read(target.chunk, target.offset, buf, len);
+		target.dev->ops->read(target.dev, target.offset, buf, len);
 	return devmem_target_put(dev, &target);
 }
 
@@ -135,8 +131,60 @@ static int devmem_access_atomic_add(struct devmem_device *dev, u64 pte,
 	err = devmem_target_get(dev, addr, &target);
 	if (err)
 		return err;
-	*old = target.chunk->ops->atomic_add(target.chunk, target.offset, value);
+	*old = target.dev->ops->atomic_add(target.dev, target.offset, value);
 	return devmem_target_put(dev, &target);
+}
+
+/* Where an operand is; if on a device, devmem_target_put() is owed. */
+static int devmem_place_get(struct devmem_device *dev, u64 pte, unsigned int offset,
+			    struct devmem_target *target, struct devmem_place *place)
+{
+	u64 addr = (pte & DEVMEM_PTE_ADDR) + offset;
+	int err;
+
+	*place = (struct devmem_place){ .offset = offset };
+	if (!(pte & DEVMEM_PTE_DEVICE)) {
+		place->page = devmem_dma_page(dev, addr);
+		return 0;
+	}
+
+	err = devmem_target_get(dev, addr, target);
+	if (err)
+		return err;
+	place->dev = target->dev;
+	place->offset = target->offset;
+	return 0;
+}
+
+/* A copy by the device's DMA engine. -EOPNOTSUPP: the CPU has to do it. */
+static int devmem_access_dma(struct devmem_device *dev, u64 dst_pte, unsigned int dst,
+			     u64 src_pte, unsigned int src, size_t len)
+{
+	struct devmem_target from, to;
+	struct devmem_place in, out;
+	int err, ret;
+
+	if (!dev->ops->dma)
+		return -EOPNOTSUPP;
+
+	err = devmem_place_get(dev, src_pte, src, &from, &in);
+	if (err)
+		return err;
+	err = devmem_place_get(dev, dst_pte, dst, &to, &out);
+	if (err)
+		goto out_put;
+
+	err = dev->ops->dma(dev, &out, &in, len);
+	/* If all is in memory of others, nobody else asks for the engine's card. */
+	if (!err && !devmem_alive(dev))
+		err = -ENODEV;
+	if (!err)
+		atomic64_add(len, &dev->counters.bytes_dma);
+	ret = out.dev ? devmem_target_put(dev, &to) : 0;
+	err = ret ?: err;
+out_put:
+	ret = in.dev ? devmem_target_put(dev, &from) : 0;
+	return ret ?: err;
 }
 
 /* The next @len bytes, which lie within one page of each operand. */
@@ -163,6 +211,9 @@ static int devmem_engine_run(struct devmem_vm *vm, struct devmem_exec *exec,
 		return devmem_access(dev, dst_pte, dst, words, len, true);
 
 	case DEVMEM_OP_COPY:
+		err = devmem_access_dma(dev, dst_pte, dst, src_pte, src, len);
+		if (err != -EOPNOTSUPP)
+			return err;
 		err = devmem_access(dev, src_pte, src, words, len, false);
 		if (err)
 			return err;

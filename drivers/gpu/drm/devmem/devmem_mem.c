@@ -3,7 +3,8 @@
  * Memory of a virtual GPU: chunks of slots, allocations of slots, copies.
  *
  * A chunk is one drm_pagemap, hence one region of the fabric: the unit in which
- * memory gets new struct pages when the device changes cluster. An allocation
+ * memory gets new struct pages when the device changes cluster; and another place,
+ * if the memory is coherent. An allocation
  * lies within one chunk. It is made for one migration of up to 2 MiB, is
  * released when the last of its pages is freed, and can be evicted.
  *
@@ -14,6 +15,7 @@
 #include <linux/dma-mapping.h>
 #include <linux/fault-inject.h>
 #include <linux/highmem.h>
+#include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -112,16 +114,22 @@ static int devmem_populate_slots(struct drm_pagemap_devmem *devmem,
 	return n == npages ? 0 : -EINVAL;
 }
 
-static u64 devmem_page_offset(struct page *page)
-{
-	return (u64)pgmap_page_slot(page) << PAGE_SHIFT;
-}
-
 static struct devmem_chunk *devmem_page_chunk(struct page *page)
 {
 	struct pgmap_region *region = pgmap_page_window(page)->region;
 
 	return to_devmem_chunk(drm_pagemap_from_region(region));
+}
+
+/* Where a page of a device is in the device's memory. */
+static u64 devmem_page_offset(struct page *page)
+{
+	struct devmem_chunk *chunk = devmem_page_chunk(page);
+
+	/* The chunk has been elsewhere before, and will be again. */
+	if (is_device_coherent_page(page))
+		return page_to_phys(page) - chunk->dev->peer.mem->start;
+	return chunk->offset + ((u64)pgmap_page_slot(page) << PAGE_SHIFT);
 }
 
 /*
@@ -138,16 +146,14 @@ static int devmem_copy_to_devmem(struct page **pages,
 
 	for (i = 0; i < npages; i += nr) {
 		struct page *page = pages[i];
-		struct devmem_chunk *chunk;
 		u64 offset;
 
 		nr = 1;
 		if (!page)
 			continue;
 
-		chunk = devmem_page_chunk(page);
 		if (!dev) {
-			dev = chunk->dev;
+			dev = devmem_page_chunk(page)->dev;
 			if (!drm_dev_enter(&dev->drm, &idx))
 				return -ENODEV;
 		}
@@ -155,7 +161,7 @@ static int devmem_copy_to_devmem(struct page **pages,
 		offset = devmem_page_offset(page);
 		if (!addrs[i].addr) {
 			nr = folio_nr_pages(page_folio(page));
-			chunk->ops->clear(chunk, offset, nr << PAGE_SHIFT);
+			dev->ops->clear(dev, offset, nr << PAGE_SHIFT);
 			cleared += nr;
 			continue;
 		}
@@ -166,8 +172,8 @@ static int devmem_copy_to_devmem(struct page **pages,
 							   (j << PAGE_SHIFT));
 			void *buf = kmap_local_page(src);
 
-			chunk->ops->write(chunk, offset + (j << PAGE_SHIFT),
-					  buf, PAGE_SIZE);
+			dev->ops->write(dev, offset + (j << PAGE_SHIFT), buf,
+					PAGE_SIZE);
 			kunmap_local(buf);
 		}
 		copied += nr;
@@ -187,8 +193,8 @@ static int devmem_copy_to_devmem(struct page **pages,
 	return err;
 }
 
-/* One page from @chunk to system memory, or to some device of its cluster. */
-static int devmem_copy_page_out(struct devmem_chunk *chunk, u64 offset,
+/* One page from @dev to system memory, or to some device of its cluster. */
+static int devmem_copy_page_out(struct devmem_device *dev, u64 offset,
 				const struct drm_pagemap_addr *addr,
 				unsigned long index, void *bounce)
 {
@@ -196,13 +202,13 @@ static int devmem_copy_page_out(struct devmem_chunk *chunk, u64 offset,
 	void *buf;
 
 	if (addr->proto != DRM_INTERCONNECT_SYSTEM) {
-		chunk->ops->read(chunk, offset, bounce, PAGE_SIZE);
-		return devmem_access(chunk->dev, dst | DEVMEM_PTE_DEVICE, 0,
+		dev->ops->read(dev, offset, bounce, PAGE_SIZE);
+		return devmem_access(dev, dst | DEVMEM_PTE_DEVICE, 0,
 				     bounce, PAGE_SIZE, true);
 	}
 
-	buf = kmap_local_page(devmem_dma_page(chunk->dev, dst));
-	chunk->ops->read(chunk, offset, buf, PAGE_SIZE);
+	buf = kmap_local_page(devmem_dma_page(dev, dst));
+	dev->ops->read(dev, offset, buf, PAGE_SIZE);
 	kunmap_local(buf);
 
 	return 0;
@@ -219,15 +225,13 @@ static int devmem_copy_to_ram(struct page **pages,
 
 	for (i = 0; i < npages && !err; i += nr) {
 		struct page *page = pages[i];
-		struct devmem_chunk *chunk;
 
 		nr = 1;
 		if (!page || !addrs[i].addr)
 			continue;
 
-		chunk = devmem_page_chunk(page);
 		if (!dev) {
-			dev = chunk->dev;
+			dev = devmem_page_chunk(page)->dev;
 			if (!drm_dev_enter(&dev->drm, &idx))
 				return -ENODEV;
 		}
@@ -241,7 +245,7 @@ static int devmem_copy_to_ram(struct page **pages,
 
 		nr = 1UL << addrs[i].order;
 		for (j = 0; j < nr && !err; j++)
-			err = devmem_copy_page_out(chunk,
+			err = devmem_copy_page_out(dev,
 						   devmem_page_offset(page) +
 						   (j << PAGE_SHIFT),
 						   &addrs[i], j, bounce);
@@ -355,10 +359,9 @@ static struct drm_pagemap_addr devmem_device_map(struct drm_pagemap *dpagemap,
 						 unsigned int order,
 						 enum dma_data_direction dir)
 {
-	struct devmem_chunk *chunk = to_devmem_chunk(dpagemap);
-	u64 offset = chunk->offset + devmem_page_offset(page);
+	struct devmem_device *dev = to_devmem_chunk(dpagemap)->dev;
 
-	return drm_pagemap_addr_encode(devmem_addr(chunk->dev, offset),
+	return drm_pagemap_addr_encode(devmem_addr(dev, devmem_page_offset(page)),
 				       DRM_INTERCONNECT_DRIVER, order, dir);
 }
 
@@ -375,7 +378,8 @@ static void devmem_chunk_free_work(struct work_struct *work)
 		container_of(work, struct devmem_chunk, free_work);
 
 	gpu_buddy_fini(&chunk->buddy);
-	chunk->ops->fini_chunk(chunk);
+	if (chunk->ops->fini_chunk)
+		chunk->ops->fini_chunk(chunk);
 	mutex_destroy(&chunk->lock);
 	kfree(chunk);
 }
@@ -415,9 +419,11 @@ static struct devmem_chunk *devmem_chunk_create(struct devmem_device *dev,
 		goto err_free;
 	gpu_buddy_driver_set_lock(&chunk->buddy, &chunk->lock);
 
-	err = chunk->ops->init_chunk(chunk);
-	if (err)
-		goto err_buddy;
+	if (chunk->ops->init_chunk) {
+		err = chunk->ops->init_chunk(chunk);
+		if (err)
+			goto err_buddy;
+	}
 
 	err = drm_pagemap_init(&chunk->dpagemap, &dev->drm, &devmem_pagemap_ops);
 	if (err)
@@ -426,7 +432,8 @@ static struct devmem_chunk *devmem_chunk_create(struct devmem_device *dev,
 	return chunk;
 
 err_memory:
-	chunk->ops->fini_chunk(chunk);
+	if (chunk->ops->fini_chunk)
+		chunk->ops->fini_chunk(chunk);
 err_buddy:
 	gpu_buddy_fini(&chunk->buddy);
 err_free:

@@ -2,18 +2,71 @@
 /*
  * The simulated backend: device memory is memory of the system that nobody but
  * this file touches, and the CPU does what an engine would.
+ *
+ * With the parameter coherent_ram the memory is coherent instead: parts of a range that
+ * the system does not use, as by memmap= on the kernel's command line.
  */
 #include <linux/atomic.h>
+#include <linux/device/faux.h>
 #include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
 #include <linux/gfp.h>
+#include <linux/io.h>
+#include <linux/ioport.h>
+#include <linux/kernel.h>
+#include <linux/math64.h>
+#include <linux/module.h>
+#include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
 
 #include "devmem_drv.h"
 
+static char *coherent_ram;
+module_param(coherent_ram, charp, 0444);
+MODULE_PARM_DESC(coherent_ram,
+		 "size@start of unused memory that simulated devices are to have as theirs, coherent");
+
+/* Where that is; or NULL. */
+static struct resource *devmem_sim_ram;
+
+int devmem_sim_init(void)
+{
+	unsigned long long start, size;
+	char *p;
+
+	if (!coherent_ram)
+		return 0;
+
+	size = memparse(coherent_ram, &p);
+	if (!size || *p != '@')
+		return -EINVAL;
+	start = memparse(p + 1, &p);
+	if (*p || !IS_ALIGNED(start | size, DEVMEM_HUGE_SIZE) || start + size < start)
+		return -EINVAL;
+
+	/* Memory that the system uses is busy. */
+	devmem_sim_ram = request_mem_region(start, size, "drm_devmem");
+	return devmem_sim_ram ? 0 : -EBUSY;
+}
+
+void devmem_sim_exit(void)
+{
+	if (devmem_sim_ram)
+		release_mem_region(devmem_sim_ram->start,
+				   resource_size(devmem_sim_ram));
+}
+
+bool devmem_sim_is_coherent(void)
+{
+	return devmem_sim_ram;
+}
+
 static int devmem_sim_init_chunk(struct devmem_chunk *chunk)
 {
+	if (devmem_sim_is_coherent())
+		return 0;
+
 	chunk->memory = __vmalloc(chunk->size, GFP_KERNEL | __GFP_NOWARN |
 				  __GFP_RETRY_MAYFAIL);
 	return chunk->memory ? 0 : -ENOMEM;
@@ -24,36 +77,47 @@ static void devmem_sim_fini_chunk(struct devmem_chunk *chunk)
 	vfree(chunk->memory);
 }
 
+static void *devmem_sim_at(struct devmem_device *dev, u64 offset)
+{
+	struct devmem_chunk *chunk;
+
+	/* Coherent: mapped as a whole. */
+	if (dev->priv)
+		return dev->priv + offset;
+
+	chunk = dev->chunks[div64_u64(offset, dev->chunk_size)];
+	return chunk->memory + (offset - chunk->offset);
+}
+
 /* What a bus gives for a device that does not answer. */
-static void devmem_sim_read(struct devmem_chunk *chunk, u64 offset, void *buf,
+static void devmem_sim_read(struct devmem_device *dev, u64 offset, void *buf,
 			    size_t len)
 {
-	if (READ_ONCE(chunk->dev->dead))
+	if (READ_ONCE(dev->dead))
 		memset(buf, 0xff, len);
 	else
-		memcpy(buf, chunk->memory + offset, len);
+		memcpy(buf, devmem_sim_at(dev, offset), len);
 }
 
-static void devmem_sim_write(struct devmem_chunk *chunk, u64 offset,
+static void devmem_sim_write(struct devmem_device *dev, u64 offset,
 			     const void *buf, size_t len)
 {
-	memcpy(chunk->memory + offset, buf, len);
+	memcpy(devmem_sim_at(dev, offset), buf, len);
 }
 
-static void devmem_sim_clear(struct devmem_chunk *chunk, u64 offset, size_t len)
+static void devmem_sim_clear(struct devmem_device *dev, u64 offset, size_t len)
 {
-	memset(chunk->memory + offset, 0, len);
+	memset(devmem_sim_at(dev, offset), 0, len);
 }
 
-static u64 devmem_sim_atomic_add(struct devmem_chunk *chunk, u64 offset,
-				 u64 value)
+static u64 devmem_sim_atomic_add(struct devmem_device *dev, u64 offset, u64 value)
 {
-	if (READ_ONCE(chunk->dev->dead))
+	if (READ_ONCE(dev->dead))
 		return ~0ULL;
-	return atomic64_fetch_add(value, chunk->memory + offset);
+	return atomic64_fetch_add(value, devmem_sim_at(dev, offset));
 }
 
-const struct devmem_backend_ops devmem_sim_ops = {
+static const struct devmem_backend_ops devmem_sim_ops = {
 	.init_chunk = devmem_sim_init_chunk,
 	.fini_chunk = devmem_sim_fini_chunk,
 	.read = devmem_sim_read,
@@ -61,6 +125,108 @@ const struct devmem_backend_ops devmem_sim_ops = {
 	.clear = devmem_sim_clear,
 	.atomic_add = devmem_sim_atomic_add,
 };
+
+/* Coherent memory for a device, with the room that its chunks need to move. */
+static struct resource *devmem_sim_mem_get(u64 mem_size, u64 chunk_size, void **at)
+{
+	struct resource *mem;
+	u64 size, rest, start;
+
+	div64_u64_rem(mem_size, chunk_size, &rest);
+	size = mem_size + chunk_size + rest;
+	if (size - 1 > DEVMEM_ADDR_OFFSET)
+		return ERR_PTR(-ENOMEM);
+
+	mem = kzalloc_obj(*mem);
+	if (!mem)
+		return ERR_PTR(-ENOMEM);
+	/* Not by allocate_resource(): that avoids what firmware calls reserved. */
+	for (start = devmem_sim_ram->start; start + size - 1 <= devmem_sim_ram->end;
+	     start += DEVMEM_HUGE_SIZE) {
+		*mem = DEFINE_RES_NAMED(start, size, "drm_devmem",
+					IORESOURCE_MEM | IORESOURCE_BUSY);
+		if (request_resource(devmem_sim_ram, mem))
+			continue;
+		*at = memremap(start, size, MEMREMAP_WB);
+		if (*at)
+			return mem;
+		release_resource(mem);
+		break;
+	}
+
+	kfree(mem);
+	return ERR_PTR(-ENOMEM);
+}
+
+static void devmem_sim_mem_put(struct resource *mem, void *at)
+{
+	if (!mem)
+		return;
+	memunmap(at);
+	release_resource(mem);
+	kfree(mem);
+}
+
+/**
+ * devmem_sim_create() - make a simulated device
+ * @id: a free index in devmem_devices
+ * @mem_size: bytes of memory
+ * @chunk_size: bytes of a chunk
+ *
+ * Context: May sleep. devmem_ctl_lock is held.
+ * Return: The device, or an error pointer.
+ */
+struct devmem_device *devmem_sim_create(unsigned int id, u64 mem_size, u64 chunk_size)
+{
+	struct resource *mem = NULL;
+	struct devmem_device *dev;
+	struct faux_device *faux;
+	void *at = NULL;
+	char name[16];
+	int err;
+
+	if (devmem_sim_is_coherent()) {
+		mem = devmem_sim_mem_get(mem_size, chunk_size, &at);
+		if (IS_ERR(mem))
+			return ERR_CAST(mem);
+	}
+
+	snprintf(name, sizeof(name), "drm-devmem.%u", id);
+	faux = faux_device_create(name, NULL, NULL);
+	if (!faux) {
+		dev = ERR_PTR(-ENOMEM);
+		goto err_mem;
+	}
+
+	err = dma_coerce_mask_and_coherent(&faux->dev, DMA_BIT_MASK(64));
+	dev = err ? ERR_PTR(err) :
+	      devmem_device_create(&faux->dev, id, &devmem_sim_ops, at, mem_size,
+				   chunk_size, mem);
+	if (!IS_ERR(dev))
+		return dev;
+
+	faux_device_destroy(faux);
+err_mem:
+	devmem_sim_mem_put(mem, at);
+	return dev;
+}
+
+bool devmem_is_sim(struct devmem_device *dev)
+{
+	return dev->ops == &devmem_sim_ops;
+}
+
+/* It has left the fabric. devmem_ctl_lock is held. */
+void devmem_sim_destroy(struct devmem_device *dev)
+{
+	struct faux_device *faux = to_faux_device(dev->drm.dev);
+	struct resource *mem = dev->peer.mem;
+	void *at = dev->priv;
+
+	devmem_device_destroy(dev);
+	faux_device_destroy(faux);
+	devmem_sim_mem_put(mem, at);
+}
 
 /*
  * The page behind a DMA address. The engine is the CPU, so this must be the very

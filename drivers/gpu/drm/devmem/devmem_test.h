@@ -100,7 +100,7 @@ struct devmem_create {
  * struct devmem_destroy - DEVMEM_IOC_DESTROY: remove a device
  * @id: the device
  * @flags: 0, or %DEVMEM_FORCE, %DEVMEM_LOST, which implies it, or both
- * @timeout_ms: give up after this time; 0: after 10 seconds. At most 600000.
+ * @timeout_ms: give up after this time; 0: after 10 seconds. At most 60000.
  * @pad: must be 0
  * @stats: (out) what was done, also if it failed
  *
@@ -141,7 +141,7 @@ struct devmem_link {
  * @links: pointer to @nr struct devmem_link
  * @nr: at least 1, at most %DEVMEM_MAX_LINKS
  * @flags: 0 or %DEVMEM_FORCE
- * @timeout_ms: give up after this time; 0: after 10 seconds. At most 600000.
+ * @timeout_ms: give up after this time; 0: after 10 seconds. At most 60000.
  * @pad: must be 0
  * @stats: (out) what was done, also if it failed
  *
@@ -379,6 +379,7 @@ struct devmem_hold {
  * @migrated_out: pages of this device's memory copied to system memory
  * @evictions: allocations pushed out to make room
  * @bytes_copied: bytes copied to, from and between memories of devices
+ * @bytes_dma: bytes that a DMA engine copied for EXEC, and not the CPU
  * @link_errors: accesses of the engine through a link that died by
  *	%DEVMEM_FORCE, or to a device that died by %DEVMEM_LOST, while the kernel
  *	was still being told. 0 without either.
@@ -399,6 +400,7 @@ struct devmem_stats {
 	__u64 migrated_out;
 	__u64 evictions;
 	__u64 bytes_copied;
+	__u64 bytes_dma;
 	__u64 link_errors;
 	__u64 violations;
 };

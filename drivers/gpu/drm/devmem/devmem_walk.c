@@ -59,13 +59,16 @@ static u32 devmem_walk_entry(unsigned long pfn)
 	if (hmm_pfn_to_map_order(pfn) == PMD_ORDER)
 		huge = DEVMEM_PAGE_HUGE;
 
-	if (is_device_coherent_page(page))
-		return DEVMEM_PAGE_OTHER | huge;
-	if (!is_device_private_page(page))
+	if (!is_device_private_page(page) && !is_device_coherent_page(page))
 		return DEVMEM_PAGE_SYSTEM | huge;
 
-	/* It was found under an owner of our fabric, so it is ours. */
-	dpagemap = drm_pagemap_from_region(pgmap_page_window(page)->region);
+	/*
+	 * It was found under an owner of our fabric, so it is ours; or it is coherent
+	 * memory of somebody who is in no fabric.
+	 */
+	dpagemap = drm_pagemap_page_to_dpagemap(page);
+	if (!dpagemap)
+		return DEVMEM_PAGE_OTHER | huge;
 	return DEVMEM_PAGE_DEVICE | to_devmem_device(dpagemap->drm)->id << 8 |
 	       huge;
 }
@@ -192,9 +195,8 @@ int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,
 	struct hmm_range range = {
 		.notifier = &walk.notifier,
 		.default_flags = HMM_PFN_REQ_FAULT,
-		/* No owner: device memory of any kind is brought back. */
-		.dev_private_owner = NULL,
 	};
+	struct pgmap_walk pgmap_walk;
 	unsigned long *pfns;
 	int err;
 
@@ -213,8 +215,11 @@ int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,
 	     range.start = range.end) {
 		range.end = min(range.start + (DEVMEM_WALK_BATCH << PAGE_SHIFT),
 				end);
-		err = hmm_range_fault_unlocked_timeout(&range,
-						       DEVMEM_FAULT_TIMEOUT);
+		/* On behalf of nobody: device memory of any kind is brought back. */
+		err = pgmap_range_fault(NULL, &pgmap_walk, &range,
+					DEVMEM_FAULT_TIMEOUT);
+		if (!err)
+			pgmap_walk_end(&pgmap_walk);
 		if (fatal_signal_pending(current))
 			err = -EINTR;
 	}

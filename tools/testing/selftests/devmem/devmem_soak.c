@@ -5,7 +5,7 @@
  * memory that moves about on the devices.
  *
  *	devmem_soak [-s seed] [-m minutes | -c changes] [-p processes]
- *		    [-d devices] [-L 0|1]
+ *		    [-d devices] [-L 0|1] [-C 0|1]
  *
  * Each actor draws what it does from a sequence of its own, that depends only on
  * the seed: a seed repeats the decisions, if not what the scheduler makes of them.
@@ -13,6 +13,9 @@
  * Every word of a process' memory is known at any time. One from an earlier version
  * of its page is stale, anything else is wrong. Pages may only be lost when a device
  * is torn out or a change is forced (-L 0: never), and then they have to say so.
+ *
+ * With -C the devices are cards, and they change by being plugged, removed and torn out,
+ * one of each for a change; see devmem_card.h for who does it.
  *
  * The exit status is 0 if everything was as it should be, 1 if not, 4 if there
  * are no virtual GPUs to be had.
@@ -29,7 +32,7 @@
 #include <time.h>
 
 #include "../kselftest.h"
-#include "devmem_util.h"
+#include "devmem_card.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE	25
@@ -102,7 +105,8 @@ static struct shared {
 	bool killed[MAX_WORKERS];
 	/* For the summary. */
 	unsigned long changes, refused, leaves, joins, losses, forced, evictions;
-	unsigned long forks, exits, poisoned, lost, excused, held, squeezes;
+	unsigned long forks, exits, evacuated, poisoned, lost, excused, held, squeezes;
+	unsigned long sigbus;
 	__u64 checked, wrong, stale, leaked;
 } *shared;
 
@@ -278,6 +282,7 @@ static void bus_error(int sig, siginfo_t *info, void *context)
 	if (!guard || addr - guard >= DM_PAGE || info->si_code != BUS_MCEERR_AR)
 		fail("signal %d with code %d at %#lx, and what was used is the page at %#lx",
 		     sig, info->si_code, addr, guard);
+	count(&shared->sigbus, 1);
 	siglongjmp(self->jump, 1);
 }
 
@@ -342,6 +347,27 @@ static bool page_cpu(struct thread *t, size_t p, bool write)
 	t->m.pages[p].calm = t->calm;
 	count(&shared->checked, write ? 0 : DM_PAGE);
 	return true;
+}
+
+/*
+ * Is one of these pages lost, or these? The CPU has access to coherent ones of a device
+ * that is gone until its removal has got that far.
+ */
+static bool any_lost(struct thread *t, size_t p, size_t np, size_t q, size_t nq)
+{
+	time_t end = time(NULL) + (dm_coherent("coherent_ram") ? WATCHDOG / 2 : 0);
+	bool lost = false;
+	size_t i;
+
+	for (;;) {
+		for (i = 0; i < np; i++)
+			lost |= !page_cpu(t, p + i, false);
+		for (i = 0; i < nq; i++)
+			lost |= !page_cpu(t, q + i, false);
+		if (lost || time(NULL) >= end)
+			return lost;
+		usleep(10000);
+	}
 }
 
 static void do_write(struct thread *t, size_t p, size_t n)
@@ -459,8 +485,8 @@ static void do_exec(struct thread *t, __u32 op, size_t p, size_t q, size_t n)
 	while (i < n) {
 		struct devmem_exec exec = { .op = op, .flags = step ? DEVMEM_EXEC_COUNT : 0,
 					    .len = (n - i) * DM_PAGE };
-		int fd = any_file(t), err, lost = 0;
-		bool fine;
+		int fd = any_file(t), err;
+		bool fine, lost = false;
 		__u64 sum = 0;
 
 		if (fd < 0)
@@ -495,8 +521,7 @@ static void do_exec(struct thread *t, __u32 op, size_t p, size_t q, size_t n)
 		if (exec.done % DM_PAGE)	/* half of an addition */
 			do_write(t, p + i++, 1);
 		else if (err == -EFAULT)	/* one or both must be lost */
-			lost = (reads && !page_cpu(t, q + i, false)) +
-			       (writes && !page_cpu(t, p + i, false));
+			lost = any_lost(t, q + i, reads, p + i, writes);
 		if (!fine || (err == -EFAULT && !lost && !(exec.done % DM_PAGE)))
 			fail("%s: %s after %llu bytes", what[op], strerror(-err), exec.done);
 		/* Whoever changes the topology needs the CPU, too. */
@@ -526,8 +551,7 @@ static void do_migrate(struct thread *t, void *wide, size_t p, size_t n, __u32 f
 		good = !excused(t, err);
 	/* Other threads make holes, this one does not; so something must be lost. */
 	if (err == -EFAULT)
-		for (good = !wide; good && system && n; n--)
-			good = page_cpu(t, p++, false);
+		good = !wide && !(system && any_lost(t, p, n, 0, 0));
 	if (good)
 		fail("MIGRATE: %s", strerror(-err));
 }
@@ -1162,6 +1186,128 @@ static void control_main(struct control *c)
 	_exit(0);
 }
 
+/* --- cards --- */
+
+#define NR_CARDS	3
+
+static struct card cards[NR_CARDS] = {
+	{ .port = "p0", .name = "c0", .mib = 64, .dev.fd = -1 },
+	{ .port = "p1", .name = "c1", .mib = 32, .dev.fd = -1 },
+	{ .port = "p2", .name = "c2", .mib = 16, .dev.fd = -1 },
+};
+
+/*
+ * What the driver has said of the last removals, which are that many. Nothing in the log
+ * is above KERN_INFO but what says that a process got SIGBUS.
+ */
+static void cards_log(unsigned int cards, unsigned long *saved, unsigned long *lost)
+{
+	unsigned long s, l;
+	static int fd = -1;
+	char text[8192], *at;
+	ssize_t n;
+
+	*saved = *lost = 0;
+	if (fd < 0) {
+		fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+		if (fd < 0)
+			fail("/dev/kmsg: %s", strerror(errno));
+		lseek(fd, 0, SEEK_END);
+		return;
+	}
+	while ((n = read(fd, text, sizeof(text) - 1)) > 0 || errno == EPIPE) {
+		text[n > 0 ? n : 0] = 0;
+		if (n > 0 && (atoi(text) & 7) < 6 && !strstr(text, "MCE: Killing"))
+			fail("the kernel says: %s", text);
+		at = strstr(text, ": ");
+		at = at ? strstr(text, "went to system memory") : NULL;
+		if (!at)
+			continue;
+		at = strrchr(strtok(text, "\n"), ':');
+		if (sscanf(at, ": %lu pages went to system memory, %lu are lost", &s, &l) != 2)
+			fail("what is this? %s", at);
+		*saved += s;
+		*lost += l;
+		cards--;
+	}
+	if (cards)
+		fail("%d removals are missing in the log: is it too small?", cards);
+}
+
+static void card_there(struct control *c, unsigned int s)
+{
+	count(&shared->joins, 1);
+	card_close(&cards[s]);
+	store(&shared->slots[s].calm, load(&shared->calm));
+	store(&shared->slots[s].device, ++c->serial << 32 | cards[s].dev.minor);
+}
+
+/* A card goes, and comes back. */
+static void card_cycle(struct control *c, bool lossy)
+{
+	static const enum way ways[2][4] = {
+		{ UNBIND, REMOVE, POWER, BUTTON }, { TEAR, TEAR, TEAR, DIE },
+	};
+	unsigned int s = chance(c, NR_CARDS), how = chance(c, 4);
+	enum way way = ways[lossy][how];
+	unsigned long saved, lost;
+
+	usleep(chance(c, 1000000));
+	count(&shared->slots[s].leaves, 1);
+	count(&shared->troubles, lossy);
+	if (!card_go(&cards[s], way))
+		fail("card %u does not go, way %d", s, way);
+	if (!card_wait(&cards[s], false))
+		fail("card %u stays, way %d", s, way);
+	store(&shared->slots[s].device, 0);
+	count(&shared->calm, lossy);
+	count(&shared->slots[s].left, 1);
+	cards_log(1, &saved, &lost);
+	count(&shared->evacuated, saved);
+	count(&shared->poisoned, lost);
+	if (!lossy && lost)
+		fail("%lu pages were lost by an orderly removal, way %d", lost, way);
+	count(lossy ? &shared->losses : &shared->leaves, 1);
+
+	usleep(chance(c, 200000));
+	if (!card_back(&cards[s], way))
+		fail("card %u does not come back, way %d", s, way);
+	card_there(c, s);
+}
+
+static void cards_main(struct control *c)
+{
+	unsigned long saved, lost;
+	unsigned int s;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	setpgid(0, 0);
+	shared->actors[0].pid = getpid();
+	c->random = dm_mix(~shared->seed);
+	cards_log(0, &saved, &lost);
+	for (s = 0; s < NR_CARDS; s++) {
+		if (!(card_find(&cards[s]) ? card_use(&cards[s]) : card_plug(&cards[s], "")))
+			fail("card %u can't be plugged", s);
+		card_there(c, s);
+	}
+	while (!load(&shared->quiet)) {
+		if (!load(&shared->stop)) {
+			card_cycle(c, false);
+			card_cycle(c, c->lossy);
+			count(&shared->changes, 1);
+		}
+		shared->actors[0].steps++;
+		usleep(PACE);
+	}
+	for (s = 0; s < NR_CARDS; s++)
+		if (!card_go(&cards[s], UNBIND))
+			fail("card %u can't be removed", s);
+	cards_log(NR_CARDS, &saved, &lost);
+	if (saved || lost)
+		fail("%lu pages of devices are left that nobody uses", saved + lost);
+	_exit(0);
+}
+
 /* A process that makes memory short. The workers get theirs back when they use it. */
 static void squeeze_main(void)
 {
@@ -1200,6 +1346,16 @@ static void summary(long seconds)
 	    shared->evictions, shared->forks, shared->exits, shared->squeezes);
 	say("%llu bytes checked, %llu wrong, %llu stale, %lu lost pages seen\n",
 	    shared->checked, shared->wrong, shared->stale, shared->lost);
+}
+
+static void cards_summary(void)
+{
+	say("hotplug: seed %llu: %lu cards removed, %lu torn out; ", shared->seed,
+	    shared->leaves, shared->losses);
+	say("%llu bytes checked, %lu pages evacuated, %lu pages lost, ", shared->checked,
+	    shared->evacuated, shared->poisoned);
+	say("%lu SIGBUS for %lu lost pages touched, %llu stale bytes, %llu wrong\n",
+	    shared->sigbus, shared->lost, shared->stale, shared->wrong);
 }
 
 static void start_worker(unsigned int w)
@@ -1248,13 +1404,6 @@ static bool reap(void)
 	return pid < 0;
 }
 
-/* Somebody does not go on. What does everybody wait for? */
-static void say_stacks(void)
-{
-	if (system("grep -H . /proc/[0-9]*/task/*/stack"))
-		say("the stacks can't be read\n");
-}
-
 static void watch(time_t now)
 {
 	unsigned int i;
@@ -1267,7 +1416,7 @@ static void watch(time_t now)
 		} else if (now - all.when[i] > WATCHDOG) {
 			complain("actor %u, process %d, does not go on", i,
 				 shared->actors[i].pid);
-			say_stacks();
+			dm_say_stacks();
 			return;
 		}
 	}
@@ -1276,14 +1425,14 @@ static void watch(time_t now)
 int main(int argc, char **argv)
 {
 	time_t start = time(NULL), said = start, stopped = 0, now = start;
-	static const char names[] = "smcpdL";
-	/* The seed, minutes, changes, processes, devices, losses. */
-	double args[] = { dm_mix(start ^ getpid()) % 1000000, 1, 0, 2, 6, 1 };
+	static const char names[] = "smcpdLC";
+	/* The seed, minutes, changes, processes, devices, losses, cards. */
+	double args[] = { dm_mix(start ^ getpid()) % 1000000, 1, 0, 2, 6, 1, 0 };
 	char *end = "", *at;
 	unsigned int w;
 	int opt;
 
-	while ((opt = getopt(argc, argv, "s:m:c:p:d:L:")) != -1) {
+	while ((opt = getopt(argc, argv, "s:m:c:p:d:L:C:")) != -1) {
 		at = strchr(names, opt);
 		end = "?";
 		if (at)
@@ -1293,7 +1442,7 @@ int main(int argc, char **argv)
 	}
 	if (*end || args[3] < 1 || args[3] > MAX_WORKERS || args[4] < 1 || args[4] > MAX_DEVS) {
 		say("usage: %s [-s seed] [-m minutes | -c changes] [-p processes] ", argv[0]);
-		say("[-d devices] [-L 0|1]\n");
+		say("[-d devices] [-L 0|1] [-C 0|1]\n");
 		return 1;
 	}
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
@@ -1324,7 +1473,7 @@ int main(int argc, char **argv)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	all.control = fork();
 	if (!all.control)
-		control_main(&control);
+		args[6] ? cards_main(&control) : control_main(&control);
 	close(control.ctl);
 	all.squeeze = fork();
 	if (!all.squeeze)
@@ -1352,15 +1501,23 @@ int main(int argc, char **argv)
 		/* Each lost page takes its time then: the kernel says so on the console. */
 		if (stopped && !load(&shared->quiet) && now - stopped > 4 * WATCHDOG) {
 			complain("not all processes end");
-			say_stacks();
+			dm_say_stacks();
 		}
 	}
 	if (all.squeeze > 0)
 		kill(all.squeeze, SIGKILL);
 	/* If it failed, what else is left of our children is killed when we are gone. */
-	say("soak: %lu pages held, %lu poisoned, %llu leaked; %lu errors had an excuse\n",
-	    shared->held, shared->poisoned, shared->leaked, shared->excused);
+	say("soak: %lu pages held, %lu evacuated, %lu poisoned, %llu leaked; ", shared->held,
+	    shared->evacuated, shared->poisoned, shared->leaked);
+	say("%lu errors had an excuse\n", shared->excused);
 	summary(now - start);
+	if (args[6])
+		cards_summary();
+	/* Who is killed may have been between the two. */
+	if (shared->sigbus < shared->lost ||
+	    shared->sigbus > shared->lost + shared->exits * THREADS)
+		complain("%lu pages were lost, and there were %lu SIGBUS", shared->lost,
+			 shared->sigbus);
 	swapoff(DM_SWAP);
 	return load(&shared->failed) || load(&shared->suspect) || shared->leaked;
 }

@@ -447,6 +447,30 @@ static inline long dm_file_get(const char *path, const char *key)
 	return at ? atol(at + (key ? strlen(key) : 0)) : -1;
 }
 
+/* Is the memory coherent, of simulated devices (coherent_ram) or of coherent_cards? */
+static inline bool dm_coherent(const char *param)
+{
+	char path[128], c = 0;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/module/drm_devmem/parameters/%s", param);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return false;
+	if (read(fd, &c, 1) != 1)
+		c = 0;
+	close(fd);
+	/* As in "N", or "(null)". */
+	return c && c != 'N' && c != '(';
+}
+
+/* Somebody does not go on. What does everybody wait for? */
+static inline void dm_say_stacks(void)
+{
+	if (system("grep -H . /proc/[0-9]*/task/*/stack"))
+		printf("# the stacks can't be read\n");
+}
+
 #define DM_SWAP		"/dev/ram0"
 
 /* Make the beginning of a RAM disk swap. */

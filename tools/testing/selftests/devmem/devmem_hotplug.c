@@ -1,0 +1,570 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Cards of drm_devmem that come and go while they are used; see devmem_card.h. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "../kselftest_harness.h"
+#include "devmem_card.h"
+
+#define NR_CARDS	2
+/* An attention button takes its time. In seconds. */
+#define SLOW		(5 * PATIENCE)
+#define NO_HOST		"nobody there to plug cards: $DEVMEM_HOST"
+
+#define PART		(DM_HUGE / BLOCK)
+
+static struct card cards[NR_CARDS] = {
+	{ .port = "p0", .name = "c0", .mib = 64, .dev.fd = -1 },
+	{ .port = "p1", .name = "c1", .mib = 32, .dev.fd = -1 },
+};
+
+/* With a DMA engine. */
+static struct card edu = { .port = "p2", .name = "c2", .mib = 16, .dev.fd = -1 };
+
+/* rmmod: 0, or -EAGAIN while the module is in use. */
+static int unload_driver(void)
+{
+	return syscall(SYS_delete_module, "drm_devmem", O_NONBLOCK) ? -errno : 0;
+}
+
+static bool cards_go(enum way way, bool unload)
+{
+	if (!unload)
+		return card_go(&cards[0], way);
+	/* While a card is bound, or open, the module is in use. */
+	return unload_driver() == -EAGAIN && card_go(&cards[0], UNBIND) &&
+	       card_go(&cards[1], UNBIND);
+}
+
+static bool cards_back(enum way way, bool unload)
+{
+	const char *load = dm_coherent("coherent_cards") ?
+		"modprobe drm_devmem coherent_cards=1" : "modprobe drm_devmem";
+	int i;
+
+	if (!unload)
+		return card_back(&cards[0], way);
+	/* What pinned it is freed by a work item. */
+	for (i = 0; i < 50 && unload_driver() == -EAGAIN; i++)
+		usleep(100000);
+	return !system(load) && card_use(&cards[0]) && card_use(&cards[1]);
+}
+
+/*
+ * A process that uses both cards as hard as it can, and checks all that it reads,
+ * until it is told to stop. It may lose pages only if @lossy. Says when it has pages on
+ * the first card.
+ */
+static int load_main(struct card *c, const bool *stop, bool *moved, bool lossy)
+{
+	struct dm_area area;
+	unsigned long round;
+	size_t half, p;
+	int fds[NR_CARDS], i;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (i = 0; i < NR_CARDS; i++) {
+		fds[i] = dm_open(c[i].dev.minor);
+		if (fds[i] < 0)
+			return 2;
+	}
+	if (dm_area_init(&area, 2 * DM_HUGE, BLOCK, getpid() & 1))
+		return 3;
+	half = area.nr / 2;
+	area_fill(&area, -1, 0, area.nr, getpid());
+
+	for (round = 0; !__atomic_load_n(stop, __ATOMIC_ACQUIRE); round++) {
+		size_t b = round % 2 * half, who = round / 2 % NR_CARDS;
+
+		/* Whoever can does. */
+		if (dm_migrate(fds[who], dm_block(&area, b), half * BLOCK,
+			       DEVMEM_MIGRATE_TO_DEVICE) > 0 && !who)
+			__atomic_store_n(moved, true, __ATOMIC_RELAXED);
+		for (i = 0; i < NR_CARDS; i++) {
+			__u64 sum;
+			int err = dm_checksum(fds[i], dm_block(&area, b), half * BLOCK, &sum);
+
+			if (!err && sum != dm_area_sum(&area, b, half))
+				return 4;
+			if (err && err != -ENODEV && err != -EBUSY &&
+			    !(lossy && (err == -EFAULT || err == -EIO)))
+				return 5;
+		}
+		for (p = b * BLOCK / DM_PAGE; p < (b + half) * BLOCK / DM_PAGE; p += 61) {
+			int ret = page_look(&area, p);
+
+			if (ret < 0 || (ret && !lossy))
+				return 6;
+		}
+		/* What is lost is made anew, or there would soon be nothing left. */
+		if (lossy && pages_lost(&area, b, half)) {
+			madvise(dm_block(&area, b), half * BLOCK, MADV_DONTNEED);
+			area_fill(&area, -1, b, half, round);
+		}
+	}
+	i = pages_lost(&area, 0, area.nr);
+	return i < 0 || (i && !lossy) ? 7 : 0;
+}
+
+/* --- tests --- */
+
+FIXTURE(cards)
+{
+	struct dm_area area;
+	bool *stop, *moved;
+	pid_t load[2];
+};
+
+FIXTURE_VARIANT(cards)
+{
+	enum way way;
+	bool lost, unload;
+};
+
+FIXTURE_VARIANT_ADD(cards, unbind) { .way = UNBIND };
+FIXTURE_VARIANT_ADD(cards, remove) { .way = REMOVE };
+FIXTURE_VARIANT_ADD(cards, power_off) { .way = POWER };
+FIXTURE_VARIANT_ADD(cards, device_del) { .way = BUTTON };
+FIXTURE_VARIANT_ADD(cards, reset) { .way = RESET };
+FIXTURE_VARIANT_ADD(cards, unload) { .unload = true };
+FIXTURE_VARIANT_ADD(cards, torn_out) { .way = TEAR, .lost = true };
+FIXTURE_VARIANT_ADD(cards, dead) { .way = DIE, .lost = true };
+FIXTURE_VARIANT_ADD(cards, error) { .way = ERROR, .lost = true };
+
+/* All are there, and open. */
+static bool cards_use(void)
+{
+	int i;
+
+	bus_watch();
+	for (i = 0; i < NR_CARDS; i++)
+		if (!(card_find(&cards[i]) ? card_use(&cards[i]) : card_plug(&cards[i], "")))
+			return false;
+	return true;
+}
+
+FIXTURE_SETUP(cards)
+{
+	int i;
+
+	if (!getenv("DEVMEM_HOST"))
+		SKIP(return, NO_HOST);
+	ASSERT_TRUE(cards_use());
+	self->stop = mmap(NULL, DM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			  -1, 0);
+	ASSERT_NE(MAP_FAILED, self->stop);
+	self->moved = self->stop + 1;
+
+	/* A part for each card, and one for nobody. */
+	ASSERT_EQ(0, dm_area_init(&self->area, 3 * DM_HUGE, BLOCK, true));
+	ASSERT_TRUE(area_fill(&self->area, -1, 0, self->area.nr, 1));
+	for (i = 0; i < NR_CARDS; i++)
+		ASSERT_TRUE(area_move(&self->area, cards[i].dev.fd, i * PART, PART));
+}
+
+FIXTURE_TEARDOWN(cards)
+{
+	int i;
+
+	for (i = 0; i < NR_CARDS; i++)
+		card_close(&cards[i]);
+}
+
+static bool true_in_time(const bool *what)
+{
+	time_t end = time(NULL) + PATIENCE;
+
+	while (!__atomic_load_n(what, __ATOMIC_RELAXED)) {
+		if (time(NULL) > end)
+			return false;
+		usleep(20000);
+	}
+	return true;
+}
+
+/* As many pages are lost as there have to be, and nothing else is. */
+static void look(struct __test_metadata *_metadata, const struct dm_area *area, bool lost)
+{
+	EXPECT_EQ(lost ? (long)(DM_HUGE / DM_PAGE) : 0, pages_lost(area, 0, PART));
+	EXPECT_EQ(0, pages_lost(area, PART, 2 * PART));
+}
+
+/*
+ * The CPU reads what it likes of coherent memory whose card is dead, and nobody notices
+ * before a device uses it. When this returns the pages are lost.
+ */
+static bool card_noticed(struct card *c, const struct dm_area *area)
+{
+	time_t end = time(NULL) + PATIENCE;
+	struct devmem_info info;
+	__u64 sum;
+
+	if (!dm_coherent("coherent_cards"))
+		return true;
+	do {
+		if (time(NULL) > end)
+			return false;
+		usleep(20000);
+		dm_checksum(c->dev.fd, area->mem, DM_PAGE, &sum);
+	} while (dm_info(c->dev.fd, &info) != -ENODEV);
+	/* Waits for the removal, which has begun. */
+	card_find(c);
+	return true;
+}
+
+/* A process that has its pages there, and open files. */
+TEST_F_TIMEOUT(cards, goes, SLOW)
+{
+	struct devmem_hold hold = { .addr = (unsigned long)self->area.mem, .ms = 1 };
+	struct card *c = &cards[0];
+	struct devmem_info info;
+	struct devmem_stats stats;
+	__u32 pages[1];
+	__u64 sum;
+
+	/* For rmmod to be possible at the end. */
+	if (variant->unload)
+		card_close(&cards[1]);
+	ASSERT_TRUE(cards_go(variant->way, variant->unload));
+	/* A card that is dead is found dead by whoever uses it. */
+	if (variant->lost)
+		ASSERT_TRUE(card_noticed(c, &self->area));
+	look(_metadata, &self->area, variant->lost);
+	ASSERT_TRUE(card_wait(c, way_is_back(variant->way)));
+
+	EXPECT_EQ(-ENODEV, dm_info(c->dev.fd, &info));
+	EXPECT_EQ(-ENODEV, dm_stats(c->dev.fd, &stats));
+	EXPECT_EQ(-ENODEV, dm_checksum(c->dev.fd, self->area.mem, DM_PAGE, &sum));
+	EXPECT_EQ(-ENODEV, dm_migrate(c->dev.fd, self->area.mem, DM_PAGE,
+				      DEVMEM_MIGRATE_TO_DEVICE));
+	EXPECT_EQ(-ENODEV, dm_query(c->dev.fd, self->area.mem, DM_PAGE, pages));
+	EXPECT_EQ(-ENODEV, dm_ioctl(c->dev.fd, DRM_IOCTL_DEVMEM_HOLD, &hold));
+	if (!variant->unload) {
+		EXPECT_TRUE(area_sum_right(&self->area, cards[1].dev.fd, PART, 2 * PART));
+		EXPECT_EQ(variant->lost ? -EFAULT : 0,
+			  dm_checksum(cards[1].dev.fd, self->area.mem, DM_PAGE, &sum));
+	}
+	card_close(c);
+
+	/* It comes back, and is used by the same process. */
+	ASSERT_TRUE(cards_back(variant->way, variant->unload));
+	look(_metadata, &self->area, variant->lost);
+	if (variant->lost)
+		ASSERT_EQ(0, madvise(self->area.mem, DM_HUGE, MADV_DONTNEED));
+	ASSERT_TRUE(area_fill(&self->area, -1, 0, PART, 2));
+	ASSERT_TRUE(area_move(&self->area, c->dev.fd, 0, PART));
+	EXPECT_TRUE(area_sum_right(&self->area, c->dev.fd, 0, PART));
+	ASSERT_TRUE(area_fill(&self->area, c->dev.fd, 0, PART, 3));
+	look(_metadata, &self->area, false);
+}
+
+TEST_F_TIMEOUT(cards, goes_under_load, SLOW)
+{
+	struct card *c = &cards[0];
+	int i, status;
+
+	if (variant->lost && dm_coherent("coherent_cards"))
+		SKIP(return, "what the CPU reads of a dead card is believed");
+	for (i = 0; i < 2; i++) {
+		self->load[i] = fork();
+		ASSERT_GE(self->load[i], 0);
+		if (!self->load[i])
+			_exit(load_main(cards, self->stop, &self->moved[i], variant->lost));
+	}
+	for (i = 0; i < 2; i++)
+		ASSERT_TRUE(true_in_time(&self->moved[i]));
+	if (variant->unload)
+		for (i = 0; i < NR_CARDS; i++)
+			card_close(&cards[i]);
+	usleep(500000);
+	ASSERT_TRUE(cards_go(variant->way, variant->unload));
+	EXPECT_TRUE(card_wait(c, way_is_back(variant->way)));
+	look(_metadata, &self->area, variant->lost);
+	usleep(200000);
+
+	__atomic_store_n(self->stop, true, __ATOMIC_RELEASE);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(self->load[i], waitpid(self->load[i], &status, 0));
+		EXPECT_EQ(0, status);
+	}
+	card_close(c);
+	ASSERT_TRUE(cards_back(variant->way, variant->unload));
+	EXPECT_TRUE(area_sum_right(&self->area, cards[1].dev.fd, PART, 2 * PART));
+}
+
+/* The last file is closed when the card has long been gone. */
+TEST_F_TIMEOUT(cards, is_closed_late, SLOW)
+{
+	struct card *c = &cards[0];
+	int fd, status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		__u64 sum;
+
+		fd = dm_open(c->dev.minor);
+		_exit(fd < 0 || dm_checksum(fd, self->area.mem, DM_PAGE, &sum) ? 1 :
+		      (raise(SIGSTOP), close(fd) ? 2 : 0));
+	}
+	ASSERT_EQ(pid, waitpid(pid, &status, WUNTRACED));
+	ASSERT_TRUE(WIFSTOPPED(status));
+	ASSERT_TRUE(cards_go(variant->way, variant->unload));
+	if (variant->lost)
+		ASSERT_TRUE(card_noticed(c, &self->area));
+	look(_metadata, &self->area, variant->lost);
+	card_close(c);
+	ASSERT_TRUE(card_wait(c, way_is_back(variant->way)));
+	/* The module stays as long as there are open files. */
+	if (variant->unload) {
+		card_close(&cards[1]);
+		sleep(1);
+		EXPECT_EQ(-EAGAIN, unload_driver());
+	} else {
+		ASSERT_TRUE(cards_back(variant->way, false));
+	}
+	ASSERT_EQ(0, kill(pid, SIGCONT));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	if (variant->unload)
+		ASSERT_TRUE(cards_back(variant->way, true));
+	EXPECT_TRUE(area_move(&self->area, c->dev.fd, 2 * PART, PART));
+	EXPECT_EQ(0, pages_lost(&self->area, PART, 2 * PART));
+}
+
+/* What has no variants. */
+FIXTURE(slots) { };
+
+FIXTURE_SETUP(slots)
+{
+	if (!getenv("DEVMEM_HOST"))
+		SKIP(return, NO_HOST);
+	bus_watch();
+}
+
+FIXTURE_TEARDOWN(slots)
+{
+}
+
+/* Who reaches whose memory is what the PCI topology says: $DEVMEM_TOGETHER. */
+TEST_F_TIMEOUT(slots, clusters, SLOW)
+{
+	struct devmem_link link = { .up = 1 };
+	const char *want = getenv("DEVMEM_TOGETHER");
+	struct dm_area area;
+	struct dm_where where;
+	bool together;
+	int ctl;
+
+	ASSERT_NE(NULL, want);
+	together = atoi(want);
+	ASSERT_TRUE(cards_use());
+	EXPECT_EQ(together, same_owner(&cards[0], &cards[1]));
+
+	ASSERT_EQ(0, dm_area_init(&area, DM_HUGE, BLOCK, true));
+	ASSERT_TRUE(area_fill(&area, -1, 0, PART, 1));
+	ASSERT_TRUE(area_move(&area, cards[0].dev.fd, 0, PART));
+	EXPECT_TRUE(area_sum_right(&area, cards[1].dev.fd, 0, PART));
+	ASSERT_EQ(0, dm_where(cards[0].dev.fd, area.mem, area.len, &where));
+	EXPECT_EQ(together ? DM_HUGE / DM_PAGE : 0, where.device[cards[0].dev.id]);
+
+	/* There is a link where there can be one, and only there. */
+	ctl = open(DEVMEM_CTL_PATH, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(ctl, 0);
+	link.a = cards[0].dev.id;
+	link.b = cards[1].dev.id;
+	EXPECT_EQ(together ? 0 : -EOPNOTSUPP, dm_links(ctl, &link, 1, 0, NULL));
+	if (together) {
+		link.up = 0;
+		EXPECT_EQ(0, dm_links(ctl, &link, 1, 0, NULL));
+		EXPECT_FALSE(same_owner(&cards[0], &cards[1]));
+		EXPECT_EQ(0, pages_lost(&area, 0, PART));
+		link.up = 1;
+		EXPECT_EQ(0, dm_links(ctl, &link, 1, 0, NULL));
+		EXPECT_TRUE(same_owner(&cards[0], &cards[1]));
+	}
+	/* A card is removed as a card. */
+	EXPECT_EQ(-EOPNOTSUPP, dm_destroy(ctl, cards[0].dev.id, DEVMEM_LOST, NULL));
+	close(ctl);
+}
+
+/* A card would lose what it has: the machine does not go to sleep. */
+TEST_F_TIMEOUT(slots, suspend, SLOW)
+{
+	struct dm_area area;
+	char step[16] = "";
+	int fd;
+
+	ASSERT_TRUE(cards_use());
+	ASSERT_EQ(0, dm_area_init(&area, DM_HUGE, BLOCK, true));
+	ASSERT_TRUE(area_fill(&area, -1, 0, PART, 1));
+	ASSERT_TRUE(area_move(&area, cards[0].dev.fd, 0, PART));
+
+	fd = open("/sys/power/state", O_WRONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(-1, write(fd, "freeze", 6));
+	EXPECT_EQ(EBUSY, errno);
+	close(fd);
+	/* Others have other reasons later. */
+	fd = open("/sys/power/suspend_stats/last_failed_step", O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	EXPECT_LT(0, read(fd, step, sizeof(step) - 1));
+	EXPECT_STREQ("prepare\n", step);
+	close(fd);
+	EXPECT_TRUE(area_sum_right(&area, cards[0].dev.fd, 0, PART));
+	EXPECT_EQ(0, pages_lost(&area, 0, PART));
+}
+
+#define REFUSED	"dmesg | grep -q \"8 MiB of memory can't be used\""
+
+/* From 16 MiB to 16 GiB, without as much memory on the host. */
+TEST_F_TIMEOUT(slots, sizes, SLOW)
+{
+	struct card small = { .port = "p2", .name = "c3", .mib = 8, .dev.fd = -1 };
+	struct card large = { .port = "p2", .name = "c4", .mib = 16 << 10, .dev.fd = -1 };
+	struct dm_area area;
+	struct dm_where where;
+	time_t end;
+
+	ASSERT_TRUE(host_do("plug %s %s %u", small.port, small.name, small.mib));
+	for (end = time(NULL) + PATIENCE; system(REFUSED);) {
+		ASSERT_GE(end, time(NULL));
+		usleep(20000);
+	}
+	EXPECT_FALSE(card_find(&small));
+	ASSERT_TRUE(card_go(&small, BUTTON));
+
+	ASSERT_TRUE(card_plug(&large, ""));
+	ASSERT_EQ(0, dm_area_init(&area, DM_HUGE, BLOCK, true));
+	ASSERT_TRUE(area_fill(&area, -1, 0, PART, 1));
+	ASSERT_TRUE(area_move(&area, large.dev.fd, 0, PART));
+	ASSERT_EQ(0, dm_where(large.dev.fd, area.mem, area.len, &where));
+	EXPECT_EQ(DM_HUGE / DM_PAGE, where.device[large.dev.id]);
+	EXPECT_TRUE(area_sum_right(&area, large.dev.fd, 0, PART));
+	ASSERT_TRUE(card_go(&large, BUTTON));
+	EXPECT_TRUE(card_wait(&large, false));
+	EXPECT_EQ(0, pages_lost(&area, 0, PART));
+	card_close(&large);
+}
+
+/* Copies of a card with a DMA engine are DMA: from and to system memory, and peers. */
+TEST_F_TIMEOUT(slots, dma, SLOW)
+{
+	struct devmem_stats before, after;
+	struct dm_where where;
+	struct dm_area area;
+	size_t b;
+
+	ASSERT_TRUE(cards_use());
+	ASSERT_TRUE(card_plug(&edu, "edu"));
+
+	/* One huge page each: on the card, in system memory, on another card. */
+	ASSERT_EQ(0, dm_area_init(&area, 3 * DM_HUGE, BLOCK, true));
+	ASSERT_TRUE(area_fill(&area, -1, 0, area.nr, 1));
+	ASSERT_TRUE(area_move(&area, edu.dev.fd, 0, PART));
+	ASSERT_TRUE(area_move(&area, cards[0].dev.fd, 2 * PART, PART));
+	ASSERT_EQ(0, dm_stats(edu.dev.fd, &before));
+	for (b = 0; b < 3; b++) {
+		char *to = dm_block(&area, b * PART);
+		char *from = dm_block(&area, (b + 1) % 3 * PART + 1);
+
+		ASSERT_EQ(0, dm_copy(edu.dev.fd, to, from, DM_PAGE));
+		/* A part of a page, that lies elsewhere in it. */
+		ASSERT_EQ(0, dm_copy(edu.dev.fd, to + DM_PAGE + 512, from + 64, 1024));
+	}
+	ASSERT_EQ(0, dm_stats(edu.dev.fd, &after));
+	EXPECT_EQ(3 * (DM_PAGE + 1024), after.bytes_dma - before.bytes_dma);
+	/* In place. The CPU looks at it only now: that brings it home. */
+	ASSERT_EQ(0, dm_where(edu.dev.fd, area.mem, area.len, &where));
+	EXPECT_EQ(DM_HUGE / DM_PAGE, where.device[edu.dev.id]);
+	EXPECT_EQ(DM_HUGE / DM_PAGE, where.device[cards[0].dev.id]);
+	for (b = 0; b < 3; b++) {
+		char *to = dm_block(&area, b * PART);
+		char *from = dm_block(&area, (b + 1) % 3 * PART + 1);
+
+		EXPECT_EQ(0, memcmp(to, from, DM_PAGE));
+		EXPECT_EQ(0, memcmp(to + DM_PAGE + 512, from + 64, 1024));
+	}
+
+	card_close(&edu);
+	ASSERT_TRUE(card_go(&edu, BUTTON));
+	EXPECT_TRUE(card_wait(&edu, false));
+}
+
+/* Most of memory is out of reach of such an engine: the CPU copies. */
+TEST_F_TIMEOUT(slots, dma_of_28_bits, SLOW)
+{
+	struct dm_area area;
+
+	ASSERT_TRUE(card_plug(&edu, "edu 28"));
+	ASSERT_EQ(0, dm_area_init(&area, 2 * DM_HUGE, BLOCK, true));
+	ASSERT_TRUE(area_fill(&area, -1, 0, area.nr, 1));
+	ASSERT_TRUE(area_move(&area, edu.dev.fd, 0, PART));
+	ASSERT_EQ(0, dm_copy(edu.dev.fd, area.mem, area.mem + DM_HUGE, DM_PAGE));
+	ASSERT_EQ(0, dm_copy(edu.dev.fd, area.mem + DM_HUGE + DM_PAGE, area.mem, DM_PAGE));
+	EXPECT_EQ(0, memcmp(area.mem, area.mem + DM_HUGE, DM_PAGE));
+	EXPECT_EQ(0, memcmp(area.mem, area.mem + DM_HUGE + DM_PAGE, DM_PAGE));
+
+	card_close(&edu);
+	ASSERT_TRUE(card_go(&edu, BUTTON));
+	EXPECT_TRUE(card_wait(&edu, false));
+}
+
+/* Copies until the card has gone: what is said to be copied is. */
+static int copy_main(const struct dm_area *area)
+{
+	char *from = dm_block(area, 0), *to = dm_block(area, PART);
+	int err;
+
+	for (;;) {
+		memset(to, 0, DM_PAGE);
+		err = dm_copy(edu.dev.fd, to, from, DM_PAGE);
+		if (err)
+			return err == -ENODEV ? 0 : -err;
+		if (memcmp(to, from, DM_PAGE))
+			return 255;
+	}
+}
+
+static void goes_while_it_copies(struct __test_metadata *_metadata, enum way way)
+{
+	time_t end = time(NULL) + PATIENCE;
+	struct devmem_stats stats;
+	struct dm_area area;
+	int status;
+	pid_t pid;
+
+	ASSERT_TRUE(card_plug(&edu, "edu"));
+	ASSERT_EQ(0, dm_area_init(&area, 2 * DM_HUGE, BLOCK, true));
+	ASSERT_TRUE(area_fill(&area, -1, 0, area.nr, 1));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(copy_main(&area));
+	do {
+		usleep(20000);
+		ASSERT_EQ(0, dm_stats(edu.dev.fd, &stats));
+		ASSERT_GE(end, time(NULL));
+	} while (!stats.bytes_dma);
+	ASSERT_TRUE(card_go(&edu, way));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_TRUE(card_wait(&edu, false));
+	card_close(&edu);
+}
+
+TEST_F_TIMEOUT(slots, removed_while_it_copies, SLOW)
+{
+	goes_while_it_copies(_metadata, BUTTON);
+}
+
+TEST_F_TIMEOUT(slots, torn_out_while_it_copies, SLOW)
+{
+	goes_while_it_copies(_metadata, TEAR);
+}
+
+TEST_HARNESS_MAIN
