@@ -9,6 +9,7 @@ diff of the files that the kernel already has. patches/series gives the order.
 """
 import argparse
 import concurrent.futures
+import functools
 import os
 import pathlib
 import re
@@ -17,10 +18,10 @@ import signal
 import subprocess
 import tempfile
 
+import tree
 from common import CACHE, REPO, Failure, main, replace_file, run, say, stage_file
 
 PATCHES = REPO / "patches"
-VERSION = (7, 3)
 NOT_KERNEL = ("patches/", "harness/", ".ci/", "README.md", "Makefile", ".gitignore", "notes/")
 
 
@@ -66,20 +67,6 @@ def kernel_files():
     names = run(["git", "-C", REPO, "ls-files", "-z", "-c", "-o", "--exclude-standard"])
     return sorted(n for n in names.split("\0")
                   if n and not n.startswith(NOT_KERNEL) and (REPO / n).exists())
-
-
-def check_version(tree):
-    """The version of a tree; a Failure if it is not one the series is made for."""
-    try:
-        text = (tree / "Makefile").read_text()
-        found = [re.search(rf"^{k} *= *(\S*)", text, re.M)[1]
-                 for k in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
-    except (OSError, TypeError, UnicodeDecodeError):
-        raise Failure(f"{tree} is not a Linux source tree; give one with LINUX=path") from None
-    if tuple(map(int, found[:2])) != VERSION:
-        raise Failure(f"{tree} is Linux {'.'.join(found)}; the series is made for "
-                      f"{VERSION[0]}.{VERSION[1]}; give such a tree with LINUX=path")
-    return ".".join(found)
 
 
 def git(repo, *args, **kw):
@@ -187,6 +174,13 @@ def overlay(base, patches=None):
     return Built(base, load() if patches is None else patches).forward().overlay()
 
 
+@functools.lru_cache(None)
+def series_tree():
+    """The base with the series, in the cache."""
+    src = tree.base()
+    return tree.make(src, "series", overlay(src))
+
+
 def export(base, out, version=None):
     """Write the series as git format-patch does; the list of files."""
     patches = load()
@@ -195,7 +189,7 @@ def export(base, out, version=None):
     cover = PATCHES / "cover-letter"
     if cover.is_file():
         text = cover.read_text().rstrip("\n").removeprefix("Subject: ")
-        text += f"\n\nBase: Linux {version or check_version(base)}\n"
+        text += f"\n\nBase: Linux {version or tree.check_version(base)}\n"
         git(built.dir, "config", "branch.series.description", text)
         args += ["--cover-letter", "--cover-from-description=subject"]
     fresh = built.dir / "out"
@@ -210,77 +204,92 @@ def export(base, out, version=None):
     return sorted(out.glob("[0-9]*.patch"))
 
 
-def apply(tree):
+def apply(linux):
     """Apply the series to a tree in place: all of it or nothing."""
-    version = check_version(tree)
+    version = tree.check_version(linux)
     patches = load()
-    built = Built(tree, patches)
-    if patches and built.applied_already(tree):
-        say(f"{tree} has the series already; nothing to do")
+    built = Built(linux, patches)
+    if patches and built.applied_already(linux):
+        say(f"{linux} has the series already; nothing to do")
         return
-    result = Built(tree, patches).forward().overlay()
+    result = Built(linux, patches).forward().overlay()
     mask = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, mask)
     staged = {}
     try:
         for path, new in result.items():
             if new:
-                staged[path] = stage_file(tree / path, *new)
+                staged[path] = stage_file(linux / path, *new)
     except OSError as err:
         for tmp in staged.values():
             tmp.unlink()
-        raise Failure(f"{tree} can't be written, nothing was changed: {err}") from None
+        raise Failure(f"{linux} can't be written, nothing was changed: {err}") from None
     for path in result:
         if path in staged:
-            staged[path].rename(tree / path)
+            staged[path].rename(linux / path)
         else:
-            (tree / path).unlink(missing_ok=True)
+            (linux / path).unlink(missing_ok=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, mask)
-    say(f"{len(patches)} patches applied to {tree} (Linux {version}), {len(result)} files written")
+    say(f"{len(patches)} patches applied to {linux} (Linux {version}), {len(result)} files written")
 
 
-def import_tree(tree, base):
-    """Take the commits base..HEAD of a git tree as the new series."""
-    commits = git(tree, "rev-list", "--reverse", f"{base}..HEAD").split()
-    if not commits:
-        raise Failure(f"{tree} has no commits in {base}..HEAD")
-    if git(tree, "rev-list", "--merges", f"{base}..HEAD"):
-        raise Failure(f"{tree} has a merge in {base}..HEAD; make it a line of commits")
-    if git(tree, "status", "--porcelain", "-uno"):
-        say(f"note: {tree} has changes that are not committed; they are not taken")
-    # Debian's .gitignore hides every new file, so ask without it.
-    loose = [n for n in git(tree, "ls-files", "-o").split() if re.search(
+def note_what_is_loose(linux):
+    """Name new files that nobody added; Debian's .gitignore hides every new file, so ask without it."""
+    loose = [n for n in git(linux, "ls-files", "-o").split() if re.search(
         r"(\.([chS]|rst|sh|py|config|kunitconfig|gitignore)|/Kconfig|/Makefile)$", n)]
     if loose:
         say(f"note: not in git, so not taken (git add -f): {' '.join(loose[:10])}")
+
+
+def file_name(subject, taken):
+    """The name of a patch file: the subject, without a number, so that a patch in the middle renames nothing."""
+    words = re.sub(r"[^A-Za-z0-9.]+", "-", subject).strip("-.")
+    slug = words if len(words) <= 60 else words[:61].rpartition("-")[0]
+    names = (f"{slug}{end}.patch" for end in ["", *(f"-{n}" for n in range(2, len(taken) + 2))])
+    return next(name for name in names if name not in taken)
+
+
+def patch_of(linux, commit, taken, added):
+    """One commit as a Patch; added: path -> subject of the patch that adds it, brought up to date."""
+    subject, _, body = git(linux, "log", "-1", "--format=%B", commit).strip().partition("\n")
+    if re.search(r"^---", body, re.M):
+        raise Failure(f"commit '{subject}': a line of the message starts with ---")
+    new, old = [], []
+    for line in git(linux, "diff-tree", "-r", "--no-commit-id", "--no-renames", "--name-status",
+                    commit).splitlines():
+        status, path = line.split("\t")
+        if path in added:
+            raise Failure(f"commit '{subject}' changes {path}, which '{added[path]}' of the same "
+                          "series adds; put the change into that commit")
+        if status == "A":
+            added[path] = subject
+            new.append(path)
+        else:
+            old.append(path)
+    patch = Patch(file_name(subject, taken), f"Subject: {subject}\n\n{body.strip()}\n---\n")
+    patch.new = new
+    patch.diff = git(linux, "diff", "--no-renames", "--no-ext-diff", "--no-color", "--abbrev=12",
+                     f"{commit}^", commit, "--", *old) if old else ""
+    return patch
+
+
+def import_tree(linux, base):
+    """Take the commits base..HEAD of a git tree as the new series."""
+    commits = git(linux, "rev-list", "--reverse", f"{base}..HEAD").split()
+    if not commits:
+        raise Failure(f"{linux} has no commits in {base}..HEAD")
+    if git(linux, "rev-list", "--merges", f"{base}..HEAD"):
+        raise Failure(f"{linux} has a merge in {base}..HEAD; make it a line of commits")
+    if git(linux, "status", "--porcelain", "-uno"):
+        say(f"note: {linux} has changes that are not committed; they are not taken")
+    note_what_is_loose(linux)
     patches, added = [], {}
-    for nr, commit in enumerate(commits, 1):
-        subject, _, body = git(tree, "log", "-1", "--format=%B", commit).strip().partition("\n")
-        if re.search(r"^---", body, re.M):
-            raise Failure(f"commit '{subject}': a line of the message starts with ---")
-        slug = re.sub(r"[^A-Za-z0-9.]+", "-", subject).strip("-.")[:52].rstrip("-.")
-        name = f"{nr:04d}-{slug}.patch"
-        changes = git(tree, "diff-tree", "-r", "--no-commit-id", "--no-renames", "--name-status",
-                      commit).splitlines()
-        new, old = [], []
-        for status, path in (line.split("\t") for line in changes):
-            if path in added:
-                raise Failure(f"commit '{subject}' changes {path}, which '{added[path]}' of the same "
-                              "series adds; put the change into that commit")
-            if status == "A":
-                added[path] = subject
-                new.append(path)
-            else:
-                old.append(path)
-        diff = git(tree, "diff", "--no-renames", "--no-ext-diff", "--no-color", "--abbrev=12",
-                   f"{commit}^", commit, "--", *old) if old else ""
-        patch = Patch(name, f"Subject: {subject}\n\n{body.strip()}\n---\n")
-        patch.new, patch.diff = new, diff
-        patches.append(patch)
+    for commit in commits:
+        patches.append(patch_of(linux, commit, {p.name for p in patches}, added))
     stale = {p for patch in (load() if (PATCHES / "series").exists() else []) for p in patch.new}
     for path in added:
-        mode = git(tree, "ls-tree", "HEAD", "--", path).split()[0]
-        data = subprocess.run(["git", "-C", str(tree), "show", f"HEAD:{path}"],
+        mode = git(linux, "ls-tree", "HEAD", "--", path).split()[0]
+        data = subprocess.run(["git", "-C", str(linux), "show", f"HEAD:{path}"],
                               stdout=subprocess.PIPE, check=True).stdout
         replace_file(REPO / path, data, 0o755 if mode == "100755" else 0o644)
     for path in stale - set(added):
@@ -346,7 +355,6 @@ def checkpatch(base):
 
 
 def cli():
-    import tree  # pylint: disable=import-outside-toplevel
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     sub = top.add_subparsers(dest="cmd", required=True)
     arg = sub.add_parser("export", help="write the series as git format-patch files")

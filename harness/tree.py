@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Source trees in the cache: the base as it was fetched or given, and trees made from it.
 
@@ -16,13 +15,27 @@ import shutil
 import subprocess
 import tempfile
 
-import series
-from common import CACHE, Failure, lock, main, remove_tree, replace_file, run, say
+from common import CACHE, Failure, lock, remove_tree, replace_file, run, say
 
 SUITE, PACKAGE = "trixie-backports", "linux-source-7.3"
+VERSION = (7, 3)
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SRC = CACHE / "src" / PACKAGE
 OTHER = "; or give a Linux 7.3 tree with LINUX=path"
+
+
+def check_version(tree):
+    """The version of a tree; a Failure if it is not one the series is made for."""
+    try:
+        text = (tree / "Makefile").read_text()
+        found = [re.search(rf"^{k} *= *(\S*)", text, re.M)[1]
+                 for k in ("VERSION", "PATCHLEVEL", "SUBLEVEL")]
+    except (OSError, TypeError, UnicodeDecodeError):
+        raise Failure(f"{tree} is not a Linux source tree; give one with LINUX=path") from None
+    if tuple(map(int, found[:2])) != VERSION:
+        raise Failure(f"{tree} is Linux {'.'.join(found)}; the series is made for "
+                      f"{VERSION[0]}.{VERSION[1]}; give such a tree with LINUX=path")
+    return ".".join(found)
 
 
 def _mirror():
@@ -66,14 +79,14 @@ def _fetch():
         say("unpacking it")
         run(["dpkg-deb", "-x", deb, tmp / "deb"])
         run(["tar", "-xf", tmp / f"deb/usr/src/{PACKAGE}.tar.xz", "-C", tmp])
-        series.check_version(tmp / PACKAGE)
+        check_version(tmp / PACKAGE)
         SRC.parent.mkdir(parents=True, exist_ok=True)
         (tmp / PACKAGE).rename(SRC)
 
 
 def _copy_of(linux):
     """A copy of the user's tree without what was built in it, brought up to date."""
-    series.check_version(linux)
+    check_version(linux)
     inside = subprocess.run(["git", "-C", str(linux), "rev-parse", "--show-toplevel"],
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with tempfile.TemporaryDirectory() as tmp:
@@ -187,21 +200,3 @@ def make(src, name, over):
         if "/__pycache__/" not in path:
             (tree / path).unlink()
     return tree
-
-
-@functools.lru_cache(None)
-def series_tree():
-    src = base()
-    return make(src, "series", series.overlay(src))
-
-
-def cli():
-    import sys  # pylint: disable=import-outside-toplevel
-    which = {"base": base, "series": series_tree}
-    if len(sys.argv) != 2 or sys.argv[1] not in which:
-        raise Failure("usage: tree.py base|series")
-    print(which[sys.argv[1]]())
-
-
-if __name__ == "__main__":
-    main(cli)
