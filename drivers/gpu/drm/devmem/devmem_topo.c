@@ -9,6 +9,7 @@
  */
 #include <linux/bits.h>
 #include <linux/compiler.h>
+#include <linux/export.h>
 #include <linux/string.h>
 
 #include <kunit/visibility.h>
