@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What if there is no memory? Every request is made over and over, with the first,
- * the second, the third allocation in it failing, until none is left to fail. A
- * request that fails must leave everything as it was: devices, links, clusters,
- * where each page lives, and what it contains.
+ * Requests without memory. Each request is repeated: its first allocation fails, then its
+ * second, and so on, until the request gets by without a failure. A request that fails must
+ * leave everything as it was: devices, links, clusters, where each page is, and what the
+ * page contains.
  *
- * Takes CONFIG_FAULT_INJECTION_DEBUG_FS, CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC.
+ * Needs CONFIG_FAULT_INJECTION_DEBUG_FS, CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC.
  */
 #define _GNU_SOURCE
 #include <stdarg.h>
 #include <sys/syscall.h>
 
-#include "../kselftest_harness.h"
-#include "devmem_util.h"
+#include "devmem_harness.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE	25
@@ -27,8 +26,8 @@
 #define LEN		(FIRST + BLOCK)
 /* More allocations than any request has: then it does not end. */
 #define MAX_FAULTS	100000
-/* Of a millisecond each. */
-#define TRIES		5000
+/* Allocations at the start of a request that devmem_faults does not skip. */
+#define EACH_FAULT	8
 
 struct rig {
 	int ctl, nth;
@@ -89,9 +88,6 @@ FIXTURE_SETUP(faults)
 	char path[64];
 	unsigned int i;
 
-	rig->ctl = -1;
-	if (!quiet_faults())
-		SKIP(return, "the kernel has no fault injection");
 	rig->ctl = open(DEVMEM_CTL_PATH, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(rig->ctl, 0);
 	snprintf(path, sizeof(path), "/proc/self/task/%ld/fail-nth",
@@ -119,8 +115,6 @@ FIXTURE_TEARDOWN(faults)
 	struct devmem_stats stats;
 	unsigned int i;
 
-	if (rig->ctl < 0)
-		return;
 	EXPECT_EQ(0, dm_area_wrong(&rig->area, 0, rig->area.nr));
 	dm_area_fini(&rig->area);
 	for (i = 0; i < DEVICES; i++) {
@@ -215,24 +209,56 @@ static bool same(struct rig *rig, const struct state *a, const struct state *b,
 	return true;
 }
 
+/* Look at everything. False while a work item still has pages to free. */
+static bool look_settled(struct __test_metadata *_metadata, struct rig *rig,
+			 struct state *state)
+{
+	look(_metadata, rig, state);
+	return settled(state);
+}
+
+/* Look again: is everything as before, except for pages that may move? */
+static bool look_same(struct __test_metadata *_metadata, struct rig *rig,
+		      const struct state *before, struct state *after, enum moves moves)
+{
+	look(_metadata, rig, after);
+	return same(rig, before, after, moves);
+}
+
+static bool becomes_settled(struct __test_metadata *_metadata, struct rig *rig,
+			    struct state *state)
+{
+	return dm_soon(look_settled(_metadata, rig, state));
+}
+
+static bool becomes_same(struct __test_metadata *_metadata, struct rig *rig,
+			 const struct state *before, struct state *after,
+			 enum moves moves)
+{
+	return dm_soon(look_same(_metadata, rig, before, after, moves));
+}
+
+/*
+ * The next allocation to fail. Most of a request's allocations repeat for each page or each
+ * chunk, so devmem_faults fails only some of the later ones; devmem_faults_all fails all.
+ */
+static unsigned int next_fault(unsigned int n)
+{
+	return n + 1 + (DM_ALL ? 0 : n / EACH_FAULT);
+}
+
 static void sweep(struct __test_metadata *_metadata, struct rig *rig,
 		  request_t request, enum moves moves, bool may_fail)
 {
 	static struct state before, after;
-	unsigned int n, tries, failed = 0;
+	unsigned int n, faults = 0, failed = 0;
 	char text[16];
 	int err;
 
-	for (n = 1; n < MAX_FAULTS; n++) {
+	for (n = 1; n < MAX_FAULTS; n = next_fault(n)) {
 		ssize_t len;
 
-		for (tries = TRIES; tries; tries--) {
-			look(_metadata, rig, &before);
-			if (settled(&before))
-				break;
-			usleep(1000);
-		}
-		ASSERT_NE(0, tries) {
+		ASSERT_TRUE(becomes_settled(_metadata, rig, &before)) {
 			TH_LOG("fault %u: a device has pages that nobody has", n);
 		}
 		len = snprintf(text, sizeof(text), "%u", n);
@@ -244,13 +270,7 @@ static void sweep(struct __test_metadata *_metadata, struct rig *rig,
 
 		if (err) {
 			failed++;
-			for (tries = TRIES; tries; tries--) {
-				look(_metadata, rig, &after);
-				if (same(rig, &before, &after, moves))
-					break;
-				usleep(1000);
-			}
-			EXPECT_NE(0, tries) {
+			EXPECT_TRUE(becomes_same(_metadata, rig, &before, &after, moves)) {
 				TH_LOG("fault %u: error %d changed something", n, err);
 			}
 		} else {
@@ -265,12 +285,13 @@ static void sweep(struct __test_metadata *_metadata, struct rig *rig,
 		/* The end: there were not so many. */
 		if (atoi(text))
 			break;
+		faults++;
 	}
 	ASSERT_LT(n, MAX_FAULTS);
 	EXPECT_EQ(0, err);
 	/* It did allocate, and could not always do without; or has to be able to. */
 	EXPECT_EQ(may_fail, failed > 0);
-	TH_LOG("%u faults, %u made it fail", n - 1, failed);
+	TH_LOG("%u faults among %u allocations, %u made it fail", faults, n - 1, failed);
 }
 
 static int do_create(struct rig *rig, bool undo)
@@ -286,7 +307,7 @@ static int do_create(struct rig *rig, bool undo)
 	return err;
 }
 
-TEST_F_TIMEOUT(faults, create, 600)
+TEST_F(faults, create)
 {
 	sweep(_metadata, &self->rig, do_create, NOTHING, true);
 }
@@ -302,7 +323,7 @@ static int do_link(struct rig *rig, bool undo)
 	return dm_links(rig->ctl, &link, 1, 0, NULL);
 }
 
-TEST_F_TIMEOUT(faults, link_up, 600)
+TEST_F(faults, link_up)
 {
 	sweep(_metadata, &self->rig, do_link, NOWHERE, true);
 }
@@ -312,7 +333,7 @@ static int do_unlink(struct rig *rig, bool undo)
 	return do_link(rig, !undo);
 }
 
-TEST_F_TIMEOUT(faults, link_down, 600)
+TEST_F(faults, link_down)
 {
 	ASSERT_EQ(0, do_link(&self->rig, false));
 	sweep(_metadata, &self->rig, do_unlink, NOWHERE, true);
@@ -326,7 +347,7 @@ static int do_forced_unlink(struct rig *rig, bool undo)
 		      dm_links(rig->ctl, &link, 1, DEVMEM_FORCE, NULL);
 }
 
-TEST_F_TIMEOUT(faults, forced_link_down, 600)
+TEST_F(faults, forced_link_down)
 {
 	ASSERT_EQ(0, do_link(&self->rig, false));
 	sweep(_metadata, &self->rig, do_forced_unlink, SYSTEM, true);
@@ -346,7 +367,7 @@ static int do_leave(struct rig *rig, bool undo)
 	return leave(rig, undo, 0);
 }
 
-TEST_F_TIMEOUT(faults, leave, 600)
+TEST_F(faults, leave)
 {
 	sweep(_metadata, &self->rig, do_leave, SYSTEM, false);
 }
@@ -357,7 +378,7 @@ static int do_forced_leave(struct rig *rig, bool undo)
 	return leave(rig, undo, DEVMEM_FORCE);
 }
 
-TEST_F_TIMEOUT(faults, forced_leave, 600)
+TEST_F(faults, forced_leave)
 {
 	sweep(_metadata, &self->rig, do_forced_leave, SYSTEM, false);
 }
@@ -378,7 +399,7 @@ static int do_lose(struct rig *rig, bool undo)
 	return leave(rig, undo, DEVMEM_LOST);
 }
 
-TEST_F_TIMEOUT(faults, loss, 600)
+TEST_F(faults, loss)
 {
 	sweep(_metadata, &self->rig, do_lose, SYSTEM, false);
 }
@@ -392,7 +413,7 @@ static int do_migrate(struct rig *rig, bool undo)
 	return nr == (long)(rig->first / DM_PAGE) ? 0 : nr < 0 ? nr : -EBUSY;
 }
 
-TEST_F_TIMEOUT(faults, migrate_to_device, 600)
+TEST_F(faults, migrate_to_device)
 {
 	struct rig *rig = &self->rig;
 	struct devmem_link link = {
@@ -414,7 +435,7 @@ static int do_bring_back(struct rig *rig, bool undo)
 	return nr < 0 ? nr : 0;
 }
 
-TEST_F_TIMEOUT(faults, migrate_to_system, 600)
+TEST_F(faults, migrate_to_system)
 {
 	sweep(_metadata, &self->rig, do_bring_back, SYSTEM, true);
 }
@@ -434,7 +455,7 @@ static int do_exec(struct rig *rig, bool undo)
 	return err;
 }
 
-TEST_F_TIMEOUT(faults, exec, 600)
+TEST_F(faults, exec)
 {
 	sweep(_metadata, &self->rig, do_exec, NOTHING, true);
 }
@@ -445,7 +466,7 @@ static int do_fill(struct rig *rig, bool undo)
 				  LEN - DM_HUGE, DM_HUGE / DM_WORD);
 }
 
-TEST_F_TIMEOUT(faults, fill, 600)
+TEST_F(faults, fill)
 {
 	struct rig *rig = &self->rig;
 	size_t i;
@@ -464,7 +485,7 @@ static int do_hold(struct rig *rig, bool undo)
 	return undo ? 0 : dm_ioctl(rig->dev[2].fd, DRM_IOCTL_DEVMEM_HOLD, &args);
 }
 
-TEST_F_TIMEOUT(faults, hold, 600)
+TEST_F(faults, hold)
 {
 	sweep(_metadata, &self->rig, do_hold, NOTHING, true);
 }
@@ -477,7 +498,7 @@ static int do_topology(struct rig *rig, bool undo)
 	return nr < 0 ? nr : 0;
 }
 
-TEST_F_TIMEOUT(faults, topology, 600)
+TEST_F(faults, topology)
 {
 	sweep(_metadata, &self->rig, do_topology, NOTHING, false);
 }
@@ -490,9 +511,41 @@ static int do_query(struct rig *rig, bool undo)
 				   &where);
 }
 
-TEST_F_TIMEOUT(faults, query, 600)
+TEST_F(faults, query)
 {
 	sweep(_metadata, &self->rig, do_query, NOTHING, false);
 }
 
-TEST_HARNESS_MAIN
+static bool coherent(void)
+{
+	return dm_coherent("coherent_ram");
+}
+
+/* Only devmem_faults_all runs these. */
+static const struct dm_left left_to_all[] = {
+	/* These allocate the same for both kinds of memory. */
+	{ "faults.create", coherent },
+	{ "faults.fill", coherent },
+	{ }
+};
+
+static const char *unsuitable(void)
+{
+	return quiet_faults() ? NULL : "the kernel has no fault injection, or no debugfs";
+}
+
+static void machine(void)
+{
+	ksft_print_msg("memory of devices: %s\n", coherent() ? "coherent" : "private");
+}
+
+int main(int argc, char **argv)
+{
+	const struct dm_program program = {
+		.unsuitable = unsuitable,
+		.machine = machine,
+		.left = left_to_all,
+	};
+
+	return dm_main(argc, argv, &program);
+}
