@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 # The commands of this repository; harness/ does the work. LINUX=path names a tree
 # to use in place of the Debian package.
-export LINUX MINUTES CHANGES CYCLES SEED
+export LINUX MINUTES CHANGES CYCLES SEED PART
 PY := python3 -B harness
 
 help:		## this list
@@ -14,6 +14,10 @@ demo: setup	## build a kernel with the series, boot it in QEMU, run the demo
 	@$(PY)/vm.py demo
 check: setup	## every test; the last line is "N passed, N failed"
 	@$(PY)/check.py check
+check-all: setup	## what takes long and finds more of the same kinds; PART=name for one part
+	@$(PY)/check.py check-all
+regress: setup	## upstream's mm selftests and KUnit suites: no result differs from stock
+	@$(PY)/check.py regress
 lint:		## static checks, in seconds
 	@$(PY)/check.py lint
 series:		## write the series to out/, ready for git am
@@ -38,4 +42,4 @@ off-check: setup	## switched off, the series leaves alone the objects whose sour
 modules-check: setup	## xe, nouveau and amdgpu as modules build without new warnings
 	@$(PY)/check.py modules-check
 
-.PHONY: help setup demo check lint series apply shell base-tests soak hotplug mutants litmus off-check modules-check
+.PHONY: help setup demo check check-all regress lint series apply shell base-tests soak hotplug mutants litmus off-check modules-check

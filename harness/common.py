@@ -72,20 +72,6 @@ def unlock():
     _lock = None
 
 
-def run(cmd, **kw):
-    """Run a short command and return what it printed; a failure shows its last words."""
-    cmd = [str(c) for c in cmd]
-    try:
-        res = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             errors="replace", **kw)
-    except FileNotFoundError:
-        raise Failure(f"{cmd[0]} is not installed; run: make setup") from None
-    if res.returncode:
-        words = (res.stderr.strip() or res.stdout.strip()).splitlines()[-8:]
-        raise Failure(f"'{' '.join(cmd[:6])}' failed:\n  " + "\n  ".join(words))
-    return res.stdout
-
-
 @contextlib.contextmanager
 def started(cmd, **kw):
     """A process that does not outlive this block, nor main(), whichever thread waits for it."""
@@ -107,6 +93,18 @@ def started(cmd, **kw):
             child.wait()
             with _starting:
                 _children.discard(child)
+
+
+def run(cmd, check=True, **kw):
+    """Run a short command and return what it printed; a failure shows its last words."""
+    said = kw.pop("input", None)
+    with started(cmd, stdin=subprocess.DEVNULL if said is None else subprocess.PIPE, stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE, text=True, errors="replace", **kw) as child:
+        out, err = child.communicate(said)
+    if check and child.returncode:
+        words = (err.strip() or out.strip()).splitlines()[-8:]
+        raise Failure(f"'{' '.join(str(c) for c in cmd[:6])}' failed:\n  " + "\n  ".join(words))
+    return out
 
 
 def watch(what, cmd, log, check=True, **kw):

@@ -39,6 +39,8 @@ class Host:
             path.unlink(missing_ok=True)
         self.args = [*args, "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
                      "-qtest", f"unix:{self.qtest_path},server=on,wait=off", "-qtest-log", "none"]
+        # With place for that, whatever the room.
+        self.args += ["-global", "q35-pcihost.pci-hole64-size=128G"]
         if not acpi:
             self.args += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
         self.acpi = acpi

@@ -347,8 +347,7 @@ def checkpatch(base):
                "MISSING_SIGN_OFF,FILE_PATH_CHANGES,UNKNOWN_COMMIT_ID"]
 
         def one(file):
-            return subprocess.run([*cmd, file], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, cwd=base, check=False).stdout
+            return run([*cmd, file], check=False, cwd=base)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             return [line.replace(tmp + "/", "") for out in pool.map(one, files)
                     for line in out.splitlines() if line.strip()]

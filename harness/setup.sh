@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # Install what the harness needs; say nothing and do nothing where all of it is there.
 set -eu
-PACKAGES="bc bison build-essential busybox-static debian-archive-keyring flex git kmod libelf-dev
-	libssl-dev perl python3 qemu-system-x86 sparse spin xz-utils"
+PACKAGES="bc bison build-essential busybox-static debian-archive-keyring e2fsprogs flex
+	gcc-aarch64-linux-gnu git kmod libcap-dev libelf-dev libnuma-dev libssl-dev
+	liburing-dev perl python3 qemu-system-x86 sparse spin xz-utils"
 missing=
 for package in $PACKAGES; do
 	dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q ' installed$' ||

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 
 from common import CACHE, Failure, lock, remove_tree, replace_file, run, say
 
@@ -164,11 +165,19 @@ def _same(path, want):
             and (path.stat().st_mode & 0o777) == want[1])
 
 
+_making = threading.Lock()
+
+
 def make(src, name, over):
     """The tree NAME: src in hard links with the files of an overlay; only changes are written.
 
     What is built of a tree stands beside it, so that all trees look the same from there (ccache).
     """
+    with _making:
+        return _make(src, name, over)
+
+
+def _make(src, name, over):
     tree = CACHE / "trees" / f"{name}-{src.name}" / "src"
     lock()
     if not tree.is_dir():

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 
+import series
 import tree
 from common import CACHE, LOGS, REPO, Failure, lock, main, replace_file, run, say, started, unlock, watch
 from host import Host, ports
@@ -36,6 +37,8 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
+ln -s /proc/self/fd /dev/fd
+for fd in 0:stdin 1:stdout 2:stderr; do ln -s /proc/self/fd/${fd%:*} /dev/${fd#*:}; done
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /tmp
@@ -43,8 +46,21 @@ mount -t debugfs debugfs /sys/kernel/debug
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 cd /
 """
+# The root file system of the host, as virtme-ng gives it to a guest: read-only through 9p, below an overlay in
+# memory. The modules are those of the guest's kernel. /tmp is the host's, because the cache may be in it.
+HOST_ROOT = """mkdir -p /lower /upper /host
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=500000,cache=loose,ro hostroot /lower || poweroff -f
+mount -t tmpfs tmpfs /upper
+mkdir /upper/data /upper/work
+mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work overlay /host || poweroff -f
+for dir in dev proc sys; do mount -o rbind /$dir /host/$dir; done
+for dir in lib/modules {folders}; do mkdir -p /host/$dir; mount -o bind /$dir /host/$dir; done
+mount -t tmpfs tmpfs /host/run
+cp /run /host/run/script
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
+"""
 BATCH = """exec </dev/null >/dev/ttyS1 2>&1
-sh /run
+{run}
 status=$?
 echo; echo "HARNESS-EXIT $status"
 reboot -f
@@ -63,7 +79,7 @@ def make(src, out, *args):
     return ["make", "-C", src, f"O={out}", f"-j{os.cpu_count()}", f"CC={cc}", *args]
 
 
-def configure(src, out, fragments):
+def configure(src, out, fragments, *args):
     """tinyconfig with the fragments merged over it; every line of them must take effect."""
     files = [CONFIGS / f"{f}.config" for f in fragments]
     seen = hashlib.sha1(str(src).encode())
@@ -74,9 +90,9 @@ def configure(src, out, fragments):
         return
     out.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    run(make(src, out, "-s", "tinyconfig"))
+    run(make(src, out, *args, "-s", "tinyconfig"))
     run([src / "scripts/kconfig/merge_config.sh", "-m", "-O", out, out / ".config", *files], cwd=src)
-    run(make(src, out, "-s", "olddefconfig"))
+    run(make(src, out, *args, "-s", "olddefconfig"))
     have = set((out / ".config").read_text().splitlines())
     off = [l for f in files for l in f.read_text().splitlines()
            if l.startswith("CONFIG_") and not l.endswith("=n") and l not in have]
@@ -109,7 +125,7 @@ class Kernel:
     def modules(self):
         top = self.mods / "lib/modules"
         return {f"/lib/modules/{f.relative_to(top)}": f for f in top.glob("**/*")
-                if f.is_file() and (f.suffix == ".ko" or f.name == "modules.dep")}
+                if f.is_file() and not f.is_symlink()}
 
 
 _user_programs = threading.Lock()
@@ -169,7 +185,7 @@ def initramfs(path, files):
         entry("TRAILER!!!", 0)
 
 
-def qemu(kernel, name, files, tail, accel, memory, smp, append, serial, cpu="max"):
+def qemu(kernel, name, files, tail, accel, memory, smp, append, more, cpu="max"):
     if not BUSYBOX.exists():
         raise Failure(f"{BUSYBOX} is missing (package busybox-static); run: make setup")
     archive = LOGS / f"{name}.cpio"
@@ -178,7 +194,7 @@ def qemu(kernel, name, files, tail, accel, memory, smp, append, serial, cpu="max
     bios = ["-bios", "qboot.rom"] if os.path.exists("/usr/share/qemu/qboot.rom") else []
     return ["qemu-system-x86_64", "-machine", "q35", "-accel", accel, "-cpu", cpu, "-smp", str(smp),
             "-m", memory, "-nodefaults", "-display", "none", "-no-reboot", *bios, "-kernel", kernel.image,
-            "-initrd", archive, "-append", f"console=ttyS0,115200 panic=-1 oops=panic {append}", *serial]
+            "-initrd", archive, "-append", f"console=ttyS0,115200 panic=-1 oops=panic {append}", *more]
 
 
 class Result:
@@ -188,13 +204,15 @@ class Result:
 
 
 def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, append="",
-         accel=None, show=False, splats=None, again=True, cpu="max", host=None):
+         accel=None, show=False, splats=None, again=True, cpu="max", host=None, root=False, args=()):
     """Boot, run the script, power off. Good only if the script says so and the kernel is quiet.
 
     The kernel's console is ttyS0 and goes to a log; the script's output is ttyS1. splats is a
     pattern of console lines that the script is expected to cause. host is called for what the
     script asks of the machine that it runs on: a line that begins with @. On a machine that is busy an
     emulated CPU may be lost before the kernel has run any code of ours; then it is booted again, once.
+    With root, the host's bash runs the script in the host's root file system, and what it writes is lost with
+    the guest. args are more arguments for QEMU.
     """
     console = LOGS / f"{name}.console"
     machine = host and host(name)
@@ -203,9 +221,16 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
     # if they are threads: cards seem to be dead, and what is written to slots is lost.
     if machine and accel == "tcg":
         accel = "tcg,thread=single"
-    cmd = qemu(kernel, name, {**(files or {}), "/run": script}, BATCH, accel,
-               memory, smp, f"{append} {machine.append}" if machine else append,
-               ["-serial", f"file:{console}", "-serial", "stdio", *(machine.args if machine else [])], cpu)
+    files = files or {}
+    tail, more = BATCH.format(run="sh /run"), [*args, *(machine.args if machine else [])]
+    if root:
+        folders = " ".join(sorted({str(pathlib.PurePosixPath(f).parent).strip("/") for f in files}))
+        tail = HOST_ROOT.format(folders=folders) + BATCH.format(run="/bin/chroot /host /bin/bash /run/script")
+        more += ["-fsdev", "local,id=hostroot,path=/,security_model=none,readonly=on,multidevs=remap",
+                 "-device", "virtio-9p-pci,fsdev=hostroot,mount_tag=hostroot"]
+    cmd = qemu(kernel, name, {**files, "/run": script}, tail, accel, memory, smp,
+               f"{append} {machine.append}" if machine else append,
+               ["-serial", f"file:{console}", "-serial", "stdio", *more], cpu)
     console.unlink(missing_ok=True)
     lines, status, why, start = [], None, "", time.monotonic()
     with started(cmd, stdin=subprocess.PIPE if machine else subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -249,7 +274,7 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
     if why and again and "devtmpfs: initialized" not in text:
         say(f"{name}: {why}, before the first initcall; once more")
         return boot(kernel, name, script, files, timeout=timeout, memory=memory, smp=smp, append=append,
-                    accel=accel, show=show, splats=splats, again=False, cpu=cpu, host=host)
+                    accel=accel, show=show, splats=splats, again=False, cpu=cpu, host=host, root=root, args=args)
     return Result(status, lines, console, why)
 
 
@@ -278,16 +303,17 @@ def shell(kernel, script, memory="4G"):
 
 def plain_kernel():
     """The kernel of the tests and the demo, with the series."""
-    return Kernel(tree.series_tree(), "plain", ["plain", "devmem", "base-tests"])
+    return Kernel(series.series_tree(), "plain", ["plain", "devmem", "base-tests"])
 
 
 def debug_kernel():
     """The same with everything on that looks for mistakes."""
-    return Kernel(tree.series_tree(), "debug", ["plain", "devmem", "debug"])
+    return Kernel(series.series_tree(), "debug", ["plain", "devmem", "debug"])
 
 
 def kcsan_kernel():
-    return Kernel(tree.series_tree(), "kcsan", ["plain", "devmem", "kcsan"])
+    """For data races in the selftests."""
+    return Kernel(series.series_tree(), "kcsan", ["plain", "devmem", "kcsan"])
 
 
 def demo(kernel, show=True, end="", append=""):

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The fixes of the base: each test fails on stock and passes on the series; upstream's hmm-tests change nowhere."""
+import functools
+import re
+
+import kernels
+import series
+import tree
+import vm
+from common import LOGS, REPO, Failure, say
+from guests import LEAKS, STRICT
+from results import tap
+
+HMM_SCRIPT = """modprobe test_hmm spm_addr_dev0=0x180000000 spm_addr_dev1=0x1C0000000 || exit 2
+cd /test; ./hmm-tests {}; status=$?
+rmmod test_hmm || exit 3
+[ $status -le 1 ] || exit 4
+"""
+# It gives itself 120 s, which is not enough for an emulated debug kernel.
+BENCHMARK = "benchmark_thp_migration"
+
+
+def hmm_tests_on(on, name, args="", end=""):
+    """All of them, with coherent memory. With THP always on, test_hmm's 256 MiB of coherent memory
+    end up in pieces; that it then asks for more and gets a warning is so on stock too."""
+    base = tree.make(tree.base(), "stock", {})
+    stock = {}
+    for line in (REPO / "harness/hmm-tests.stock").read_text().splitlines():
+        if line and not line.startswith("#") and not (args and BENCHMARK in line):
+            status, test = line.split("\t")
+            stock[test] = status
+    result = vm.boot(on, name, HMM_SCRIPT.format(args) + end,
+                     {"/test/hmm-tests": vm.user_program(on, "mm", "hmm-tests", src=base)}, memory="8G", timeout=1800,
+                     append=f"{vm.COHERENT} transparent_hugepage=madvise",
+                     splats=r"WARNING: \S*mm/memremap.c:\d+ at memremap_pages")
+    if result.why:
+        raise Failure(f"{name}: {result.why}, see {result.console}")
+    found = tap(result.lines)
+    for test, want in stock.items():
+        have = found.get(test, "missing")
+        yield f"{name}.{test}", "" if have == "ok" or have == want else f"{have}, on stock {want}", \
+            LOGS / f"{name}.log"
+
+
+def hmm_tests():
+    """Upstream's hmm-tests, unmodified: nothing that passes on stock fails or skips. But for the benchmark."""
+    yield from hmm_tests_on(kernels.kernel(vm.debug_kernel), "hmm-tests", f"-T {BENCHMARK}", LEAKS)
+
+
+def hmm_tests_plain():
+    """With the benchmark, on a kernel without debug options."""
+    yield from hmm_tests_on(kernels.kernel(vm.plain_kernel), "hmm-tests-plain")
+
+
+def fixes():
+    """(defect, kind, name) of each test of a base fix."""
+    lines = (REPO / "harness/base-tests/list").read_text().splitlines()
+    return [tuple(line.split()) for line in lines if line and not line.startswith("#")]
+
+
+def stock_tests_kernel():
+    """Stock with nothing but the KUnit module of the base fixes."""
+    src, mod = tree.base(), "mm/tests/device_private_kunit"
+    over = series.overlay(src)
+    entry = re.search(r"^config DEVICE_PRIVATE_KUNIT_TEST\n(?:[\t ].*\n|\n)+",
+                      over["mm/Kconfig"][0].decode(), re.M)
+    add = {"mm/Kconfig": entry[0] if entry else "",
+           "mm/Makefile": "obj-$(CONFIG_DEVICE_PRIVATE_KUNIT_TEST) += tests/device_private_kunit.o\n"
+                          "CFLAGS_tests/device_private_kunit.o += -include $(srctree)/mm/tests/stock.h\n"}
+    files = {path: ((src / path).read_bytes() + b"\n" + text.encode(), 0o644)
+             for path, text in add.items()}
+    files[f"{mod}.c"] = over[f"{mod}.c"]
+    files["mm/tests/stock.h"] = ((REPO / "harness/base-tests/stock.h").read_bytes(), 0o644)
+    return vm.Kernel(tree.make(src, "stock-tests", files), "stock-tests", ["plain", "base-tests"])
+
+
+def run_hmm(on, boot, names, append):
+    """Run tests of the series' hmm-tests in one guest: (result, lines)."""
+    prog = vm.user_program(on, "mm", "hmm-tests", src=series.series_tree())
+    result = vm.boot(on, boot, "modprobe test_hmm || exit 2\ncd /test\n./hmm-tests " +
+                     " ".join(f"-r hmm.hmm_device_private.{name}" for name in names),
+                     {"/test/hmm-tests": prog}, timeout=900, append=f"transparent_hugepage=madvise {append}")
+    return result, result.lines
+
+
+def run_kunit(on, boot, name, append):
+    """Run a KUnit case of the base fixes in a module: (result, lines)."""
+    result = vm.boot(on, boot, "modprobe device_private_kunit", timeout=300,
+                     append=f"kunit.filter_glob={name} {append}")
+    return result, [re.sub(r"^\[[ \d.]*\] *", "", line)
+                    for line in result.console.read_text(errors="replace").splitlines()]
+
+
+def verdict(where, name, result, lines):
+    """(passed, what was seen) of one test of a guest; a Failure if it did not run."""
+    case = name.split(".")[-1]
+    if not any(re.search(rf"RUN .*\.{case} |# Subtest: device_private", line) for line in lines):
+        raise Failure(f"{where}: {name} did not run ({result.why}), see {result.console}")
+    found = [m[1] for m in (re.match(rf"(ok|not ok) \d+ (?:\S*\.)?{case}\b(?!.*SKIP)", l) for l in lines) if m]
+    if result.ok and not found:
+        raise Failure(f"{where}: {name} was skipped, see {result.console}")
+    why = result.why or (f"{name}: not ok" if "not ok" in found else "")
+    return not why, why
+
+
+def base_fixes():
+    """The tests that are not KUnit's, in one guest, on the series; base-tests shows that each fails on stock."""
+    names = [name for _, kind, name in fixes() if kind == "hmm"]
+    result, lines = run_hmm(kernels.kernel(vm.debug_kernel), "base-fixes", names, STRICT)
+    for defect, kind, name in fixes():
+        if kind == "hmm":
+            good, why = verdict("series", name, result, lines)
+            yield f"base-fixes.{defect}.{name}", "" if good else why, result.console
+
+
+def base_test(defect, kind, name):
+    """One test, in a guest of its own on either kernel, as it may bring stock down."""
+    for where, make, want in (("stock", stock_tests_kernel, False), ("series", vm.plain_kernel, True)):
+        on, boot = kernels.kernel(make), f"base-{where}-{name}"
+        result, lines = run_hmm(on, boot, [name], "") if kind == "hmm" else run_kunit(on, boot, name, "")
+        good, why = verdict(where, name, result, lines)
+        yield f"{defect}.{name}.{'passes-on-series' if want else 'fails-on-stock'}", \
+            "" if good == want else why or "it passes", result.console
+        if not want and why:
+            say(f"  there: {why}")
+
+
+def base_tests():
+    """A check for each test of a base fix."""
+    return [functools.partial(base_test, *fix) for fix in fixes()]

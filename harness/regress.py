@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Regressions: upstream's selftests of mm and KUnit suites of DRM and mm, on stock and on the series.
+
+Both kernels have the same configuration, and each result that differs is a failure. The results of stock
+are recorded in regress.stock. make check compares a few of the tests with this record, on a kernel that
+it builds for other checks.
+"""
+import contextlib
+import functools
+import os
+import re
+
+import kernels
+import series
+import tree
+import vm
+from common import CACHE, LOGS, REPO, Failure, replace_file, say, watch
+from results import kunit_results
+
+RECORD = REPO / "harness/regress.stock"
+TESTS = "tools/testing/selftests"
+# The commands of run_vmtests.sh that make check runs: quick ones that use what the series touches in mm.
+SHORT = r"mlock|on-fault-limit|rmap|mkdirty|ksm_functional|soft-dirty"
+# Seconds for one command of run_vmtests.sh, and for a guest.
+LIMIT, GUEST_LIMIT = 600, 3000
+# Tests whose results differ from run to run of the same kernel: pattern -> the reason.
+UNSTABLE = {}
+
+
+# ---- selftests of mm ----
+
+def put(file, path, edits=()):
+    """Copy a file with some edits. make looks at the time, so a copy that is right is not written again."""
+    data = file.read_bytes()
+    for old, new in edits:
+        if data.count(old) != 1:
+            raise Failure(f"{file} has changed: '{old.decode()}' is not in it once")
+        data = data.replace(old, new)
+    if path.is_symlink() or not path.exists() or path.read_bytes() != data:
+        replace_file(path, data, file.stat().st_mode & 0o777)
+
+
+EDITS = {
+    # The default limit of 30 s is too short for an emulated kernel.
+    "kselftest_harness.h": [(b"#define TEST_TIMEOUT_DEFAULT 30", b"#define TEST_TIMEOUT_DEFAULT 300")],
+    # A command that hangs must not keep the other commands from running; and single commands can be chosen.
+    "run_vmtests.sh": [(b'\t("$@" 2>&1) | tap_prefix', b'\t(timeout -k 10 %d "$@" 2>&1) | tap_prefix' % LIMIT),
+                       (b"if test_selected ${CATEGORY}; then",
+                        b'if test_selected ${CATEGORY} && [[ "$*" =~ ${ONLY:-.} ]]; then')],
+}
+
+
+@functools.lru_cache(None)
+def mm_tests():
+    """The folder of stock's tests, built. Their Makefile writes into its own folder, so it gets a copy."""
+    src = tree.base()
+    top = CACHE / "trees" / f"mm-tests-{src.name}"
+    (top / TESTS / "mm").mkdir(parents=True, exist_ok=True)
+    for folder in ("", "tools", "tools/testing", TESTS, f"{TESTS}/mm"):
+        for entry in sorted((src / folder).iterdir()):
+            mine = top / folder / entry.name
+            if entry.is_file() and (folder == f"{TESTS}/mm" or entry.name in EDITS):
+                put(entry, mine, EDITS.get(entry.name, ()))
+            elif not mine.exists():
+                mine.unlink(missing_ok=True)
+                mine.symlink_to(entry)
+    headers = top.parent / f"{top.name}-headers"
+    watch("user headers", vm.make(src, headers, "-s", "headers"), LOGS / "headers.log")
+    watch("building the selftests of mm", [
+        "make", "-s", "-k", f"-j{os.cpu_count()}", "-C", top / TESTS / "mm", "CC=gcc",
+        f"KHDR_INCLUDES=-isystem {headers}/usr/include"], LOGS / "build-mm-tests.log")
+    return top / TESTS / "mm"
+
+
+def categories(tests, only):
+    """The categories of run_vmtests.sh with commands that match, in their order."""
+    lines = re.findall(r'CATEGORY="([\w-]+)" run_test (.*)', (tests / "run_vmtests.sh").read_text())
+    return list(dict.fromkeys(category for category, command in lines if re.search(only, command)))
+
+
+# The first disk is for swap, the second for files. The tests call sudo for a command that must not be root's.
+SCRIPT = """
+if [ -b /dev/vdb ]; then
+	mkswap /dev/vda >/dev/null && swapon /dev/vda && mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt || exit 2
+	mkdir /mnt/files && export SPLIT_HUGE_PAGE_TEST_XFS_PATH=/mnt/files
+else
+	mount -t tmpfs tmpfs /mnt || exit 2
+fi
+mkdir -p /mnt/bin && cp -a {tests} /mnt/mm || exit 2
+printf '#!/bin/sh\\nshift 2\\nexec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"\\n' >/mnt/bin/sudo
+chmod 755 /mnt /mnt/mm /mnt/bin/sudo
+export PATH=/mnt/bin:$PATH
+mkdir -m 1777 /mnt/tmp && mount --bind /mnt/tmp /tmp && cd /mnt/mm || exit 2
+export ONLY='{only}'
+for category in {todo}; do
+	echo "=== $category"
+	./run_vmtests.sh -d -t $category
+done
+echo "=== end"
+"""
+CPUS = "4,sockets=2"
+NODES = [arg for node, cpus in enumerate(("0-1", "2-3")) for arg in (
+    "-object", f"memory-backend-ram,id=node{node},size=2G", "-numa", f"node,memdev=node{node},cpus={cpus}")]
+
+
+def disk(name, where):
+    """QEMU's arguments for an empty disk of 1 GiB, whose file is sparse."""
+    path = LOGS / f"{where}.{name}"
+    path.unlink(missing_ok=True)
+    with open(path, "wb") as file:
+        file.truncate(1 << 30)
+    return ["-drive", f"if=none,id={name},format=raw,cache=unsafe,file={path}",
+            "-device", f"virtio-blk-pci,drive={name}"]
+
+
+def vmtests(lines):
+    """test -> ok, not ok or skip; for each command of run_vmtests.sh and each KTAP line of its program."""
+    found, command, nested = {}, None, []
+
+    def add(name, status):
+        name = re.sub(r"0x[0-9a-f]+", "0x", " ".join(name.split()))
+        copy = next(n for n in range(1, 100000) if (f"{name} ({n})" if n > 1 else name) not in found)
+        found[f"{name} ({copy})" if copy > 1 else name] = status
+    for line in lines:
+        start = re.match(r"# running (.*)", line)
+        end = re.match(r"(ok|not ok) \d+ (.*?)(?: # (SKIP|exit=\d+))?$", line)
+        test = re.match(r"# (?:# )*(ok|not ok) \d+ (?:- )?([^#]*)(?:# *(SKIP)?([^#]*).*)?$", line)
+        if start:
+            command, nested = start[1], []
+        elif end:
+            add(end[2], "skip" if end[3] == "SKIP" else end[1])
+            for status, name in nested:
+                add(f"{end[2]}: {name}", status)
+            command = None
+        elif test and command:
+            nested.append(("skip" if test[3] else test[1], test[2].strip() or test[4] or ""))
+    if command:
+        add(command, "no end")
+    return found
+
+
+def splats(result):
+    """The lines that a kernel must not print, without the numbers, which differ from run to run."""
+    return {re.sub(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", "N", re.sub(r"^\[[ \d.]*\] *", "", line))
+            for line in result.console.read_text(errors="replace").splitlines() if vm.SPLAT.search(line)}
+
+
+def run_vmtests(kernel, name, only=".", disks=True, append=""):
+    """(results, splats) of commands of run_vmtests.sh. If a guest dies, another one runs the later categories."""
+    tests, found, said, guest = mm_tests(), {}, set(), 0
+    todo = categories(tests, only)
+    while todo:
+        guest += 1
+        where = name if guest == 1 else f"{name}-{guest}"
+        args = NODES + (disk("swap", where) + disk("files", where) if disks else [])
+        result = vm.boot(kernel, where, SCRIPT.format(tests=tests, todo=" ".join(todo), only=only), root=True,
+                         args=args, memory="4G", smp=CPUS, splats=".", timeout=GUEST_LIMIT, append=append)
+        said |= splats(result)
+        parts, now = {}, []
+        for line in result.lines:
+            if line.startswith("=== "):
+                now = parts.setdefault(line[4:], [])
+            now.append(line)
+        if not parts:
+            raise Failure(f"{where}: {result.why or 'no test ran'}, see {result.console}")
+        for part, lines in parts.items():
+            for test, status in vmtests(lines).items():
+                found[f"mm.{part}.{test}"] = status
+        last = list(parts)[-1]
+        if last == "end":
+            break
+        found[f"mm.{last}"] = f"the guest ended: {result.why}"
+        say(f"{where}: {result.why} in {last}, see {result.console}")
+        todo = todo[todo.index(last) + 1:]
+    return found, said
+
+
+# ---- KUnit ----
+
+def run_kunit(kernel, name):
+    """(results, splats) of all suites that are built into a kernel."""
+    result = vm.boot(kernel, name, "exit 0", append="kunit.enable=1 log_buf_len=8M", memory="4G", smp=CPUS,
+                     splats=".", timeout=GUEST_LIMIT)
+    found = {case: {"PASS": "ok", "SKIP": "skip"}.get(status, "not ok") for case, status in
+             kunit_results(result.console.read_text(errors="replace"))}
+    if result.why:
+        found["kunit"] = f"the guest ended: {result.why}"
+    return found, splats(result)
+
+
+# ---- comparisons ----
+
+def stable(found):
+    return {test: status for test, status in found.items() if not any(re.search(p, test) for p in UNSTABLE)}
+
+
+def compare(name, stock, ours, log):
+    """A result for each test that ran on either kernel."""
+    stock, ours = stable(stock), stable(ours)
+    for test in [*stock, *(t for t in ours if t not in stock)]:
+        want, have = stock.get(test, "missing"), ours.get(test, "missing")
+        yield f"{name}.{test}", "" if want == have else f"{have}, on stock {want}", log
+
+
+def recorded():
+    """The results of stock in regress.stock."""
+    found = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in RECORD.read_text().splitlines():
+            if line and not line.startswith("#"):
+                status, test = line.split("\t", 1)
+                found[test] = status
+    return found
+
+
+def check_record(stock):
+    """Compare the results of stock with the record, and write the record if there is none."""
+    text = "# Results of stock Linux 7.3 in make regress, which writes this file if it is missing.\n" + "".join(
+        f"{status}\t{test}\n" for test, status in stable(stock).items())
+    before, fresh = recorded(), LOGS / "regress.stock"
+    replace_file(fresh, text.encode())
+    if not before:
+        replace_file(RECORD, text.encode())
+        say(f"wrote {RECORD}")
+        return "regress.record", ""
+    wrong = [result for result in compare("record", before, stock, "") if result[1]]
+    for name, why, _ in wrong:
+        print(f"  {name}: {why.replace('on stock', 'in the record')}")
+    return "regress.record", f"{len(wrong)} results of stock differ from {RECORD}; to accept them: cp {fresh} " \
+        f"{RECORD}" if wrong else "", fresh
+
+
+def stock_kernel():
+    return vm.Kernel(tree.make(tree.base(), "stock", {}), "regress", ["plain", "regress"])
+
+
+def series_kernel():
+    """With the symbols of the series on and its driver a module, as a distribution that has the series sets them."""
+    return vm.Kernel(series.series_tree(), "regress", ["plain", "devmem", "regress"])
+
+
+def everything(kernel, name):
+    found, said = run_vmtests(kernel, f"{name}-mm")
+    more, also = run_kunit(kernel, f"{name}-kunit")
+    return {**found, **more}, said | also
+
+
+def regress():
+    """All tests on stock and on the series. It also compares the results of stock with the record."""
+    # A build beside the guests of one kernel only would slow down its tests.
+    old, new = kernels.kernel(stock_kernel), kernels.kernel(series_kernel)
+    stock, said = everything(old, "regress-stock")
+    yield check_record(stock)
+    ours, said_by_ours = everything(new, "regress-series")
+    yield from compare("regress", stock, ours, LOGS / "regress-series-mm.log")
+    more = sorted(said_by_ours - said)
+    for line in more:
+        print(f"  {line}")
+    yield "regress.splats", f"{len(more)} lines that stock does not print" if more else "", \
+        LOGS / "regress-series-mm.console"
+    skipped = [test for test, status in stock.items() if status == "skip" == ours.get(test)]
+    say(f"{len(skipped)} of {len(stock)} results are skips on both kernels:")
+    for test in skipped:
+        print(f"  {test}")
+
+
+def regress_short(kernel):
+    """A few tests of mm on a kernel with the series that is there already, against the record of stock."""
+    def chosen(test):
+        command = re.match(r"mm\.[\w-]+\.([^:]*)", test)
+        return command and re.search(SHORT, command[1])
+    stock = {test: status for test, status in recorded().items() if chosen(test)}
+    if not stock:
+        raise Failure(f"{RECORD} has no results of these tests; make regress writes it")
+    ours, said = run_vmtests(kernel, "regress-short", SHORT, disks=False)
+    yield from compare("regress", stock, ours, LOGS / "regress-short.log")
+    yield "regress.splats", f"the kernel said: {sorted(said)[0]}" if said else "", LOGS / "regress-short.console"
