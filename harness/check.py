@@ -15,6 +15,7 @@ import objects
 import regress
 import runner
 import static
+import tree
 import vm
 from common import Failure, lock, main
 from kernels import build
@@ -65,6 +66,7 @@ def cli():
     if what in alone:
         return runner.run_checks(alone[what])
     lock()
+    tree.base()     # before several threads want it
     if what == "check":
         build(vm.debug_kernel)
         return runner.run_checks(CHECK)

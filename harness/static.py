@@ -29,7 +29,7 @@ def lint(fetch=False):
         yield f"lint.{file.name}", ""
     yield complaints("lint.imports", circles())
     yield complaints("lint.series", series.lint_static())
-    src = tree.base(fetch=fetch)
+    src = tree.base() if fetch else tree.base(fetch=False)
     if src:
         yield complaints("lint.checkpatch", series.checkpatch(src))
     else:
