@@ -12,6 +12,7 @@ import tree
 import vm
 from common import LOGS, REPO, Failure, watch
 from host import Host, ports
+from runner import complaints
 
 
 def load():
@@ -59,6 +60,13 @@ def run(on, kind, test, over=None):
     return result.why or ("not ok" if failed else "")
 
 
+def places():
+    """Each mutant finds its place in the code, once."""
+    over = series.overlay(tree.base())
+    yield complaints("mutants.places", {f"{name}: {file}" for name, file, _, old, _ in load()
+                                        if over[file][0].decode().count(old) != 1})
+
+
 # They share one build folder.
 _turn = threading.Lock()
 
@@ -90,7 +98,7 @@ def mutant(name):
 
 def checks():
     """A check for each mutant."""
-    return [unbroken, *(functools.partial(mutant, m[0]) for m in load())]
+    return [places, unbroken, *(functools.partial(mutant, m[0]) for m in load())]
 
 
 DRIVER = "drivers/gpu/drm/devmem/"
