@@ -18,11 +18,11 @@ import static
 import tree
 import vm
 from common import Failure, lock, main
-from kernels import build
+from kernels import build, kernel
 
 
 def regress_short():
-    yield from regress.regress_short(guests.kernel(vm.debug_kernel))
+    yield from regress.regress_short(kernel(vm.debug_kernel))
 
 
 # In this order; those that need the debug kernel stand behind what can be done while it is built.

@@ -106,9 +106,11 @@ def uml():
         "--kunitconfig=mm/tests/pgmap_partition.kunitconfig"], log, check=False, cwd=src)
     if not (build / "test.log").exists():
         raise Failure(f"kunit.py gave no result (status {status}), see {log}")
-    for case, result in kunit_results((build / "test.log").read_text(errors="replace")):
+    text = (build / "test.log").read_text(errors="replace")
+    for case, result in kunit_results(text):
         yield f"uml.{case}", "" if result == "PASS" else result.lower(), log
-    yield "uml", f"kunit.py: status {status}" if status else "", log
+    splat = vm.SPLAT.search(text)
+    yield "uml", f"kunit.py: status {status}" if status else f"the kernel says: {splat[0]}" if splat else "", log
 
 
 @functools.lru_cache(None)
