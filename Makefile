@@ -6,7 +6,7 @@ PY := python3 -B harness
 
 help:		## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 16
-	@echo "LINUX=path works with all of them; the cache is \$$DEVMEM_CACHE or ~/.cache/devmem-series"
+	@echo "LINUX=path works with all of them, and only apply changes it; the cache is \$$DEVMEM_CACHE or ~/.cache/devmem-series"
 
 setup:		## install what the other commands need (apt, as root or through sudo)
 	@sh harness/setup.sh
@@ -14,11 +14,11 @@ demo: setup	## build a kernel with the series, boot it in QEMU, run the demo
 	@$(PY)/vm.py demo
 check: setup	## every test; the last line is "N passed, N failed"
 	@$(PY)/check.py check
-check-all: setup	## what takes long and finds more of the same kinds; PART=name for one part
+check-all: setup	## make check, then every variant, in hours; PART=name for one part
 	@$(PY)/check.py check-all
 regress: setup	## upstream's mm selftests and KUnit suites: no result differs from stock
 	@$(PY)/check.py regress
-lint:		## static checks, in seconds
+lint:		## static checks, two minutes
 	@$(PY)/check.py lint
 series:		## write the series to out/, ready for git am
 	@$(PY)/series.py export

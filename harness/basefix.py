@@ -43,7 +43,7 @@ def hmm_tests_on(on, name, args="", end=""):
 
 
 def hmm_tests():
-    """Upstream's hmm-tests, unmodified: nothing that passes on stock fails or skips. But for the benchmark."""
+    """Upstream's hmm-tests, unmodified: each test that passes on stock passes here. The benchmark is left out."""
     yield from hmm_tests_on(kernels.kernel(vm.debug_kernel), "hmm-tests", f"-T {BENCHMARK}", LEAKS)
 
 

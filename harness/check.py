@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Which checks there are, and which of them make check, and each part of make check-all, run.
+"""The list of checks: those of make check, and those of each part of make check-all.
 
 What check-all adds are variants. Of each kind of defect that it can find, check has one representative.
 """
@@ -26,8 +26,8 @@ def regress_short():
 
 
 # In this order; those that need the debug kernel stand behind what can be done while it is built.
-CHECK = [static.lint_all, static.round_trip, static.model, kernelci.kunit, objects.arm64, objects.off_mm,
-         guests.kselftest, guests.cards, guests.coherent, guests.cards_coherent, guests.kunit_debug,
+CHECK = [static.lint_all, mutants.places, static.round_trip, static.model, objects.arm64, objects.off_mm,
+         kernelci.kunit, guests.kselftest, guests.cards, guests.coherent, guests.cards_coherent, guests.kunit_debug,
          guests.cards_apart, guests.cards_acpi, basefix.hmm_tests, guests.short_soak, guests.demo,
          basefix.base_fixes, mutants.representative, static.sparse]
 

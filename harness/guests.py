@@ -11,7 +11,7 @@ import kernelci
 import vm
 from common import LOGS, Failure, say
 from kernels import kernel
-from results import kunit_results, tap
+from results import kunit_rows, tap
 from runner import Skip, complaints
 
 # The end of each run on the debug kernel: what nothing points to any more is a leak.
@@ -27,7 +27,7 @@ done
 for i in 1 2 3 4 5; do rmmod drm_devmem 2>/dev/null && break; sleep 1; done
 [ ! -e /sys/module/drm_devmem ] || exit 4
 """
-# The terminal of a guest's script is where the host listens that plugs cards for it.
+# The host that plugs cards listens on the terminal of the guest's script.
 HOST = "export DEVMEM_HOST=/dev/ttyS1\n"
 STRICT = "panic_on_warn=1"
 COHERENT = {"append": f"{STRICT} {vm.COHERENT}", "module": f"coherent_ram={vm.COHERENT_RAM}"}
@@ -38,12 +38,9 @@ COHERENT = {"append": f"{STRICT} {vm.COHERENT}", "module": f"coherent_ram={vm.CO
 def kunit_boot(on, name, script="", **kw):
     """Run the suites that are built into a kernel, and those in modules that the script loads."""
     result = vm.boot(on, name, script or "exit 0", append=f"kunit.enable=1 {kw.pop('append', '')}", **kw)
-    seen = 0
-    for case, status in kunit_results(result.console.read_text(errors="replace")):
-        seen += 1
-        yield f"{name}.{case}", Skip("skipped") if status == "SKIP" else "" if status == "PASS" else status.lower(), \
-            result.console
-    yield name, result.why or ("" if seen else "no test ran"), result.console
+    rows = list(kunit_rows(name, result.console.read_text(errors="replace"), result.console))
+    yield from rows
+    yield name, result.why or ("" if rows else "no test ran"), result.console
 
 
 def kunit_debug():
@@ -179,7 +176,7 @@ def number(name, default):
 
 
 def soak_guest(on, much, unit, debug):
-    """Everything at once. A part of it without losses, where none may be seen, and one with coherent memory."""
+    """devmem_soak three times: with losses; without, when no page may be lost; with coherent memory."""
     seed, part = number("SEED", int(time.time())), much // 4 or much // 2
     runs = [("", f"{unit} {much - part}")] + [("", f"{unit} {part} -L 0"),
                                               (f"coherent_ram={vm.COHERENT_RAM}", f"{unit} {part}")] * bool(part)
@@ -203,7 +200,7 @@ def soak():
 
 def short_soak():
     """A number of changes, not of minutes: as much is done on any machine."""
-    yield from soak_guest(kernel(vm.debug_kernel), 60, "-c", True)
+    yield from soak_guest(kernel(vm.debug_kernel), 40, "-c", True)
 
 
 def hotplug():
@@ -219,7 +216,7 @@ def hotplug():
 
 
 def demo():
-    result = vm.demo(kernel(vm.debug_kernel), show=False, end=LEAKS, append=STRICT)
+    result = vm.demo(kernel(vm.debug_kernel), kernelci.program, show=False, end=LEAKS, append=STRICT)
     yield "demo", result.why, LOGS / "demo.log"
 
 

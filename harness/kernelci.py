@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import sys
 import threading
 
@@ -12,8 +13,9 @@ import series
 import tree
 import vm
 from common import CACHE, LOGS, REPO, Failure, lock, remove_tree, replace_file, run, say, watch
-from results import kunit_results
-from runner import Skip, complaints
+from kernels import kernel
+from results import kunit_rows
+from runner import complaints
 
 KSELFTEST = "make -C tools/testing/selftests TARGETS=devmem run_tests"
 DOCS = REPO / "Documentation/gpu"
@@ -41,11 +43,12 @@ def kernel_sources():
 
 
 def applied(name):
-    """A tree that make apply has made of the base. What did not change since the last time keeps its age."""
+    """A tree that make apply has made of the base. Files that did not change keep their modification time."""
     src, now = CACHE / "trees/applied/src", kernel_sources()
     stamp, ours = src.parent / f"{name}.sources", src.parent.with_name(f"{name}-{src.name}") / src.name
     with _applying:
-        if stamp.exists() and stamp.read_text() == now and ours.is_dir():
+        # A tree of the caller's may change at any time.
+        if not os.environ.get("LINUX") and stamp.exists() and stamp.read_text() == now and ours.is_dir():
             return ours
         lock()
         remove_tree(src)
@@ -58,24 +61,43 @@ def applied(name):
     return ours
 
 
+# QEMU would try KVM first, and on some machines that can be opened and then hangs.
+NO_KVM = """#!/bin/sh
+for arg; do shift; [ "$arg" != kvm ] || arg=tcg; set -- "$@" "$arg"; done
+exec {} "$@"
+"""
+
+
+def environment():
+    """For kunit.py with QEMU: the environment as it is, or where KVM does not work, with a QEMU that skips it."""
+    if not vm.may_have_kvm() or vm.accelerator(lambda: kernel(vm.debug_kernel)) == "kvm":
+        return None
+    shim = CACHE / "no-kvm/qemu-system-x86_64"
+    replace_file(shim, NO_KVM.format(shutil.which(shim.name)).encode(), 0o755)
+    return {**os.environ, "PATH": f"{shim.parent}:{os.environ['PATH']}"}
+
+
+def run_kunit(name, command, src, build, env=None):
+    """One run of kunit.py: its results, and what the kernel said that it must not say. Data races are for races()."""
+    log, console = LOGS / f"{name}.log", build / "test.log"
+    console.unlink(missing_ok=True)
+    status = watch(name, [sys.executable, "-B", *command], log, check=False, cwd=src, env=env)
+    if not console.exists():
+        raise Failure(f"kunit.py gave no result (status {status}), see {log}")
+    text = console.read_text(errors="replace")
+    yield from kunit_rows(name, text, log)
+    splat = next((line for line in text.splitlines() if vm.SPLAT.search(line) and "BUG: KCSAN: " not in line), "")
+    yield name, f"kunit.py: status {status}" if status else f"the kernel says: {splat}" if splat else "", log
+
+
 def kunit():
-    """The kunit.py commands, one after another in one build folder, as somebody would give them; with KCSAN."""
-    src = applied("kunit")
+    """The kunit.py commands, as a user types them, one after another in one build folder; with KCSAN."""
+    src, env = applied("kunit"), environment()
     for command in commands(r"\./tools/testing/kunit/kunit\.py run --arch=x86_64"):
-        slug = "kunit-" + re.search(r"--kunitconfig=(\S+)", command)[1].strip("/").replace("/", "-")
-        log, console = LOGS / f"{slug}.log", src / ".kunit/test.log"
-        console.unlink(missing_ok=True)
+        name = "kunit-" + re.search(r"--kunitconfig=(\S+)", command)[1].strip("/").replace("/", "-")
         say(command)
-        status = watch(slug, [sys.executable, "-B", *shlex.split(command)], log, check=False, cwd=src)
-        if not console.exists():
-            raise Failure(f"'{command}' gave no result (status {status}), see {log}")
-        text = console.read_text(errors="replace")
-        for case, result in kunit_results(text):
-            yield f"{slug}.{case}", Skip("not on this machine") if result == "SKIP" else "" if result == "PASS" \
-                else result.lower(), log
-        splat = next((line for line in text.splitlines() if vm.SPLAT.search(line) and "BUG: KCSAN: " not in line), "")
-        yield slug, f"kunit.py: status {status}" if status else f"the kernel says: {splat}" if splat else "", log
-        yield complaints(f"{slug}.races", set(races(text)))
+        yield from run_kunit(name, shlex.split(command), src, src / ".kunit", env)
+        yield complaints(f"{name}.races", set(races((src / ".kunit/test.log").read_text(errors="replace"))))
 
 
 RACE = "=" * 66
@@ -97,20 +119,11 @@ def races(console):
 def uml():
     """The partition, where there is no ZONE_DEVICE."""
     src = series.series_tree()
-    build, log = src.parent / "kunit-uml", LOGS / "kunit-uml.log"
+    build = src.parent / "kunit-uml"
     build.mkdir(parents=True, exist_ok=True)
-    (build / "test.log").unlink(missing_ok=True)
-    status = watch("KUnit on UML", [
-        sys.executable, "-B", "tools/testing/kunit/kunit.py", "run", "--arch=um", f"--jobs={os.cpu_count()}",
-        f"--build_dir={build}", "--timeout=900", "--make_options", vm.make(src, build)[-1],
-        "--kunitconfig=mm/tests/pgmap_partition.kunitconfig"], log, check=False, cwd=src)
-    if not (build / "test.log").exists():
-        raise Failure(f"kunit.py gave no result (status {status}), see {log}")
-    text = (build / "test.log").read_text(errors="replace")
-    for case, result in kunit_results(text):
-        yield f"uml.{case}", "" if result == "PASS" else result.lower(), log
-    splat = vm.SPLAT.search(text)
-    yield "uml", f"kunit.py: status {status}" if status else f"the kernel says: {splat[0]}" if splat else "", log
+    yield from run_kunit("uml", ["tools/testing/kunit/kunit.py", "run", "--arch=um", f"--jobs={os.cpu_count()}",
+                                 f"--build_dir={build}", "--timeout=900", "--make_options", vm.make(src, build)[-1],
+                                 "--kunitconfig=mm/tests/pgmap_partition.kunitconfig"], src, build)
 
 
 @functools.lru_cache(None)

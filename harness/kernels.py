@@ -9,7 +9,7 @@ _begun, _lock = {}, threading.Lock()
 
 
 def build(make):
-    """Begin to build a kernel, if nobody has: it will be wanted."""
+    """Queue the build of a kernel, unless it is queued already."""
     with _lock:
         if make not in _begun:
             _begun[make] = _builder.submit(make)
@@ -17,5 +17,5 @@ def build(make):
 
 
 def kernel(make):
-    """A kernel, or the Failure of each check that wants one that can't be built."""
+    """A kernel, when it is built. If it can't be built, each check that wants it gets the Failure."""
     return build(make).result()

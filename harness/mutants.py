@@ -6,6 +6,7 @@ import re
 import shutil
 import threading
 
+import kernelci
 import kernels
 import series
 import tree
@@ -34,10 +35,14 @@ def kernel(over):
     return vm.Kernel(tree.make(tree.base(), "mutant", over), "mutant", ["plain", "devmem", "mutants"])
 
 
-def run(on, kind, test, over=None):
+def slug(name):
+    return "mutant-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def run(on, boot, kind, test, over=None):
     """Run one test: an empty string if it passes. A guest that did not get as far as the test says nothing."""
     if kind == "kunit":
-        result = vm.boot(on, "mutant", "exit 0", memory="8G", timeout=600,
+        result = vm.boot(on, boot, "exit 0", memory="8G", timeout=600,
                          append=f"kunit.enable=1 kunit.filter_glob={test} {vm.COHERENT_KUNIT}")
         suite, case = test.split(".")
         begun, bad = rf"# Subtest: {suite}\b", rf"not ok \d+ {case}\b"
@@ -47,10 +52,11 @@ def run(on, kind, test, over=None):
     else:
         folder, prog, mod = {"hmm": ("mm", "hmm-tests", "test_hmm"), "selftest": ("devmem", "devmem", "drm_devmem"),
                              "card": ("devmem", "devmem_hotplug", "drm_devmem")}[kind]
+        program = vm.user_program(on, folder, prog) if kind == "hmm" else kernelci.program(prog)
         with_cards = {"host": lambda name: Host(name, ports("p0 p1 p2")), "cpu": "EPYC"} if kind == "card" else {}
-        result = vm.boot(on, "mutant", f"modprobe {mod} || exit 2\ncd /test\nexport DEVMEM_HOST=/dev/ttyS1\n"
+        result = vm.boot(on, boot, f"modprobe {mod} || exit 2\ncd /test\nexport DEVMEM_HOST=/dev/ttyS1\n"
                          f"./{prog} -r {test}",
-                         {f"/test/{prog}": vm.user_program(on, folder, prog), **(over or {})}, memory="4G", timeout=600,
+                         {f"/test/{prog}": program, **(over or {})}, memory="4G", timeout=600,
                          append="transparent_hugepage=madvise" if kind == "hmm" else "", **with_cards)
         begun, bad, lines = rf"# +RUN +{test}\b", "not ok", result.lines
         ran = any(re.match(rf"ok \d+ {test}\b(?!.*SKIP)", l) for l in lines)
@@ -63,8 +69,13 @@ def run(on, kind, test, over=None):
 def places():
     """Each mutant finds its place in the code, once."""
     over = series.overlay(tree.base())
-    yield complaints("mutants.places", {f"{name}: {file}" for name, file, _, old, _ in load()
-                                        if over[file][0].decode().count(old) != 1})
+    wrong = set()
+    for mutant in load():
+        try:
+            broken(mutant, over[mutant[1]][0].decode())
+        except Failure as err:
+            wrong.add(str(err))
+    yield complaints("mutants.places", wrong)
 
 
 # They share one build folder.
@@ -77,28 +88,38 @@ def unbroken():
         on = kernel(series.overlay(tree.base()))
         for kind, test in sorted({tuple(m[2]) for m in load()}):
             try:
-                why = run(on, kind, test)
+                why = run(on, slug(f"unbroken {test}"), kind, test)
             except Failure as err:
                 why = str(err)
-            yield f"unbroken.{test}", why, LOGS / "mutant.console"
+            yield f"unbroken.{test}", why, LOGS / f"{slug(f'unbroken {test}')}.console"
 
 
-def mutant(name):
-    """It passes if the test fails."""
-    over = series.overlay(tree.base())
-    _, file, (kind, test), old, new = next(m for m in load() if m[0] == name)
-    text = over[file][0].decode()
+def broken(mutant, text):
+    """The text of its file with a mutant in it."""
+    name, file, _, old, new = mutant
     if text.count(old) != 1:
-        yield name, f"its place is there {text.count(old)} times in {file}"
-        return
+        raise Failure(f"'{name}': its old text is {text.count(old)} times in {file}, not once; see harness/mutants")
+    return text.replace(old, new)
+
+
+def verdict(on, mutant, over=None):
+    """Run the test of a mutant: the result is good if the test fails."""
+    name, _, (kind, test), _, _ = mutant
+    why = run(on, slug(name), kind, test, over)
+    yield f"mutant {name}: {test}: {why or 'passed'}", "" if why else "not detected", LOGS / f"{slug(name)}.console"
+
+
+def build_and_run(name):
+    """A mutant of the list."""
+    over, one = series.overlay(tree.base()), next(m for m in load() if m[0] == name)
+    text, mode = over[one[1]]
     with _turn:
-        why = run(kernel({**over, file: (text.replace(old, new).encode(), over[file][1])}), kind, test)
-    yield f"{name}: {test}: {why or 'nothing'}", "" if why else "it survived", LOGS / "mutant.console"
+        yield from verdict(kernel({**over, one[1]: (broken(one, text.decode()).encode(), mode)}), one)
 
 
 def checks():
     """A check for each mutant."""
-    return [places, unbroken, *(functools.partial(mutant, m[0]) for m in load())]
+    return [places, unbroken, *(functools.partial(build_and_run, m[0]) for m in load())]
 
 
 DRIVER = "drivers/gpu/drm/devmem/"
@@ -107,16 +128,13 @@ DRIVER = "drivers/gpu/drm/devmem/"
 def representative():
     """For make check, a mutant for which only a module has to be built: the debug kernel is there anyway."""
     on = kernels.kernel(vm.debug_kernel)
-    # The last one: its test fails at once, where others first wait for what does not come.
-    name, file, (kind, test), old, new = [m for m in load() if m[1].startswith(DRIVER) and m[2][0] == "selftest"][-1]
+    # The last one: its test fails at once, where others wait for a timeout.
+    one = [m for m in load() if m[1].startswith(DRIVER) and m[2][0] == "selftest"][-1]
     where = on.src.parent / "broken-module"
     shutil.rmtree(where, ignore_errors=True)
     shutil.copytree(on.src / DRIVER, where)
-    text = (where / file[len(DRIVER):]).read_text()
-    (where / file[len(DRIVER):]).write_text(text.replace(old, new))
-    if text.count(old) != 1:
-        raise Failure(f"the place of '{name}' is there {text.count(old)} times in {file}")
+    source = where / one[1][len(DRIVER):]
+    source.write_text(broken(one, source.read_text()))
     watch("building a broken module", vm.make(on.src, on.out, f"M={where}", "modules"), LOGS / "broken-module.log")
     installed = next(path for path in on.modules() if path.endswith("/drm_devmem.ko"))
-    why = run(on, kind, test, {installed: where / "drm_devmem.ko"})
-    yield f"mutant {name}: {test}: {why or 'nothing'}", "" if why else "it survived", LOGS / "mutant.console"
+    yield from verdict(on, one, {installed: where / "drm_devmem.ko"})

@@ -127,7 +127,7 @@ def off_mm():
 # ---- the GPU drivers ----
 
 def modules_check():
-    """xe, nouveau and amdgpu as modules, and what W=1 says of what the series touches, beyond what stock says."""
+    """xe, nouveau and amdgpu as modules, and no warning of W=1 in a touched file that stock does not have."""
     src, log = series.series_tree(), LOGS / "modules.log"
     out = src.parent / "gpu"
     remove_tree(out)  # what is not compiled does not warn

@@ -9,6 +9,7 @@ import tempfile
 
 import tree
 from common import Failure
+from runner import Skip
 
 
 def tap(lines):
@@ -38,3 +39,9 @@ def kunit_results(text):
             subprocess.run([sys.executable, "-B", tree.base() / "tools/testing/kunit/kunit.py", "parse",
                             f"--json={tmp}/json", tmp / "console"], stdout=subprocess.DEVNULL, check=False)
             yield from cases(json.loads((tmp / "json").read_text()), "kunit")
+
+
+def kunit_rows(name, text, log):
+    """The result of each case on a console, as a check yields it."""
+    for case, status in kunit_results(text):
+        yield f"{name}.{case}", {"PASS": "", "SKIP": Skip("not on this machine")}.get(status, status.lower()), log

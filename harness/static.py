@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Checks that run no code of the kernel: style, the model, the patches, annotations, other architectures."""
+"""Checks that run no code of the kernel: style, the model, the patches, annotations."""
 import concurrent.futures
 import os
 import pathlib
@@ -108,8 +108,8 @@ def sparse():
     """What the annotations are for: __rcu, __user, __iomem; of every file that the series adds."""
     on, log = kernel(vm.debug_kernel), LOGS / "sparse.log"
     objs = our_objects(r"(mm|drivers)/.*\.c$")
-    # Debian's does not know this keyword, which is all that the kernel holds against it. And of a file
-    # in which it takes a constant for none, in MODULE_LICENSE() for one, it says nothing else.
+    # Debian's sparse does not know __typeof_unqual__. And after it has taken a constant for none, in
+    # MODULE_LICENSE() for one, it reports nothing else for that file.
     watch("sparse", vm.make(on.src, on.out, "C=2", "CHECK=sparse -D__typeof_unqual__=__typeof__ "
                             "'-D_Static_assert(...)='", *objs), log)
     lines = log.read_text(errors="replace").splitlines()

@@ -216,7 +216,7 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
     """
     console = LOGS / f"{name}.console"
     machine = host and host(name)
-    accel = accel or accelerator(kernel)
+    accel = accel or accelerator(lambda: kernel)
     # When a CPU has a card appear or vanish, QEMU 7.2 may lead another one's access to a device elsewhere,
     # if they are threads: cards seem to be dead, and what is written to slots is lost.
     if machine and accel == "tcg":
@@ -278,24 +278,38 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
     return Result(status, lines, console, why)
 
 
-def accelerator(kernel):
+def may_have_kvm():
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
+_probing = threading.Lock()
+
+
+def accelerator(make_kernel):
     """kvm if a guest really runs with it (it may open and then hang), else tcg."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if not may_have_kvm():
         return "tcg"
+    with _probing:
+        return probe(make_kernel)
+
+
+def probe(make_kernel):
+    """What accelerator() has found out since the machine was booted, or finds out now."""
     note = CACHE / "accelerator"
     this_boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     if note.exists() and note.read_text().split()[0] == this_boot:
         return note.read_text().split()[1]
     say("trying whether KVM works here (up to 30 s)")
-    found = "kvm" if boot(kernel, "kvm-probe", "exit 0", timeout=30, accel="kvm", again=False).ok else "tcg"
+    found = "kvm" if boot(make_kernel(), "kvm-probe", "exit 0", timeout=30, accel="kvm", again=False).ok else "tcg"
     replace_file(note, f"{this_boot} {found}\n".encode())
     say(f"QEMU runs with {found}")
     return found
 
 
-def shell(kernel, script, memory="4G"):
+def shell(kernel, script, programs, memory="4G"):
     """Boot to a prompt on this terminal; the cache is free for others meanwhile."""
-    cmd = qemu(kernel, "shell", {"/run": script}, PROMPT, accelerator(kernel), memory, 2, "quiet",
+    files = {f"/bin/{p}": user_program(kernel, "devmem", p) for p in programs}
+    cmd = qemu(kernel, "shell", {"/run": script, **files}, PROMPT, accelerator(lambda: kernel), memory, 2, "quiet",
                ["-serial", "mon:stdio"])
     unlock()
     return subprocess.call([str(c) for c in cmd])
@@ -316,9 +330,9 @@ def kcsan_kernel():
     return Kernel(series.series_tree(), "kcsan", ["plain", "devmem", "kcsan"])
 
 
-def demo(kernel, show=True, end="", append=""):
-    """The virtual GPUs, and cards that are really plugged and torn out."""
-    progs = {f"/test/{p}": user_program(kernel, "devmem", p) for p in ("devmem_demo", "devmem_card_demo")}
+def demo(kernel, program, show=True, end="", append=""):
+    """The virtual GPUs, and cards that are really plugged and torn out. program gives a program by its name."""
+    progs = {f"/test/{p}": program(p) for p in ("devmem_demo", "devmem_card_demo")}
     return boot(kernel, "demo", "modprobe drm_devmem || exit 2\nexport DEVMEM_HOST=/dev/ttyS1\n" +
                 "".join(f"{p} || exit 1\n" for p in progs) + end, progs,
                 timeout=900, memory="4G", show=show, append=append, cpu="EPYC",
@@ -329,11 +343,12 @@ def cli():
     what = sys.argv[1] if len(sys.argv) == 2 else ""
     lock()
     if what == "demo":
-        result = demo(plain_kernel())
-        say(f"demo: {result.why or 'everything as it should be'}; kernel log: {result.console}")
+        kernel = plain_kernel()
+        result = demo(kernel, functools.partial(user_program, kernel, "devmem"))
+        say(f"demo: {result.why or 'passed, every byte verified'}; kernel log: {result.console}")
         return not result.ok
     if what == "shell":
-        return shell(plain_kernel(), "modprobe drm_devmem; ls /dev/dri")
+        return shell(plain_kernel(), "modprobe drm_devmem; ls /dev/dri; echo 'Try: devmem_demo'", ["devmem_demo"])
     raise Failure("usage: vm.py demo|shell")
 
 

@@ -26,7 +26,7 @@
 #define SYS_PCI		"/sys/bus/pci/"
 #define DRIVER		SYS_PCI "drivers/drm_devmem/"
 
-/* Only ends what hangs. An attention button alone takes 5 seconds. In seconds. */
+/* Limit for waits, in seconds. It ends what hangs; an attention button alone takes 5. */
 #define PATIENCE	120
 
 /**
