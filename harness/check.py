@@ -43,7 +43,7 @@ def parts():
         "uml": [kernelci.uml],
         "hmm-tests": [basefix.hmm_tests_plain],
         "base-tests": basefix.base_tests(),
-        "regress": [regress.regress, regress_short],
+        "regress": [regress.regress],
         "off-check": [objects.off_check],
         "modules-check": [objects.modules_check],
         "mutants": mutants.checks(),

@@ -13,7 +13,7 @@ import time
 
 REPO = pathlib.Path(__file__).resolve().parent.parent
 CACHE = pathlib.Path(os.environ.get("DEVMEM_CACHE") or pathlib.Path(
-    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "devmem-series")
+    os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "devmem-series").resolve()
 LOGS = CACHE / "logs"
 
 
@@ -51,6 +51,11 @@ _starting = threading.RLock()
 _children = set()
 _ending = threading.Event()
 _lock = None
+
+
+def ending():
+    """Whether the tool is about to end: what children did since then says nothing."""
+    return _ending.is_set()
 
 
 def lock():

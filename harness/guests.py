@@ -30,6 +30,8 @@ for i in 1 2 3 4 5; do rmmod drm_devmem 2>/dev/null && break; sleep 1; done
 # The host that plugs cards listens on the terminal of the guest's script.
 HOST = "export DEVMEM_HOST=/dev/ttyS1\n"
 STRICT = "panic_on_warn=1"
+# The programs that need no more than virtual GPUs.
+PROGRAMS = ["devmem", "devmem_faults"]
 COHERENT = {"append": f"{STRICT} {vm.COHERENT}", "module": f"coherent_ram={vm.COHERENT_RAM}"}
 
 
@@ -81,10 +83,12 @@ def selftest(on, name, programs, before="", module="", end="", **kw):
 def kselftest():
     """The command of the documentation, as kernel CI runs it: private memory."""
     on, src = kernel(vm.debug_kernel), kernelci.kselftest_tree()
+    have = set((on.out / ".config").read_text().splitlines())
+    yield complaints("kselftest.config", set((src / "tools/testing/selftests/devmem/config").read_text().split()) - have)
     result = vm.boot(on, "kselftest", f"cd {src} && {kernelci.KSELFTEST} || exit 3\n{UNLOAD}{LEAKS}", root=True,
                      append=STRICT, memory="6G", timeout=3600)
     for program, (status, lines) in kernelci.programs(result.lines).items():
-        if status == "skip":
+        if status == "skip" and program not in PROGRAMS:
             yield f"kselftest.{program}", Skip("not on this machine"), result.console
         else:
             yield from program_results("kselftest", program, lines)
@@ -94,7 +98,7 @@ def kselftest():
 
 def coherent():
     """The same programs with memory that the CPU can access."""
-    yield from selftest(kernel(vm.debug_kernel), "coherent", ["devmem", "devmem_faults"], memory="8G", timeout=3600,
+    yield from selftest(kernel(vm.debug_kernel), "coherent", PROGRAMS, memory="8G", timeout=3600,
                         end=LEAKS, **COHERENT)
 
 
@@ -123,7 +127,8 @@ def slots_of_a_switch(name):
 def card_guest(name, program, where, cpu="EPYC", together=1, module=""):
     """A machine with slots, in which a program of tests plugs cards. together: two slots reach each other."""
     yield from selftest(kernel(vm.debug_kernel), name, [program], append=STRICT, memory="6G", timeout=3600, end=LEAKS,
-                        before=f"{HOST}export DEVMEM_TOGETHER={together}\n", module=module, host=where, cpu=cpu)
+                        before=f"{HOST}export DEVMEM_TOGETHER={together}\n", module=f"cards=1 {module}", host=where,
+                        cpu=cpu)
 
 
 def cards():
@@ -208,7 +213,7 @@ def hotplug():
     cycles, seed = number("CYCLES", 10), number("SEED", int(time.time()))
     on = kernel(vm.plain_kernel)
     say(f"devmem_soak -C 1 -p 4 -s {seed} -c {cycles}")
-    result = vm.boot(on, "hotplug-cycles", f"{HOST}modprobe drm_devmem || exit 2\n"
+    result = vm.boot(on, "hotplug-cycles", f"{HOST}modprobe drm_devmem cards=1 || exit 2\n"
                      f"/test/devmem_soak -C 1 -p 4 -s {seed} -c {cycles} || exit 1\n{UNLOAD}",
                      {"/test/devmem_soak": kernelci.program("devmem_soak")}, host=slots(), cpu="EPYC",
                      memory="3G", show=True, append="log_buf_len=32M", timeout=60 * cycles + 900)

@@ -42,6 +42,7 @@ def kernel_sources():
     return seen.hexdigest()
 
 
+@functools.lru_cache(None)
 def applied(name):
     """A tree that make apply has made of the base. Files that did not change keep their modification time."""
     src, now = CACHE / "trees/applied/src", kernel_sources()
@@ -51,6 +52,7 @@ def applied(name):
         if not os.environ.get("LINUX") and stamp.exists() and stamp.read_text() == now and ours.is_dir():
             return ours
         lock()
+        stamp.unlink(missing_ok=True)
         remove_tree(src)
         src.parent.mkdir(parents=True, exist_ok=True)
         say(f"make apply LINUX={src}")
@@ -126,17 +128,21 @@ def uml():
                                  "--kunitconfig=mm/tests/pgmap_partition.kunitconfig"], src, build)
 
 
-@functools.lru_cache(None)
 def kselftest_tree():
+    with _building:
+        return build_selftests()
+
+
+@functools.lru_cache(None)
+def build_selftests():
     """A tree in which the command for the selftests has only to run them: programs and headers are built."""
     if KSELFTEST not in commands("make -C tools/testing/selftests"):
         raise Failure(f"Documentation/gpu does not say: {KSELFTEST}")
     src = applied("kselftest")
-    with _building:
-        # Static, for guests that have nothing but these.
-        watch("headers and selftests", ["sh", "-c", "make -s headers && make -s -j2 LDFLAGS=-static "
-                                        "-C tools/testing/selftests TARGETS=devmem"],
-              LOGS / "kselftest-build.log", cwd=src)
+    # Static, for guests that have nothing but these.
+    watch("headers and selftests", ["sh", "-c", "make -s headers && make -s -j2 LDFLAGS=-static "
+                                    "-C tools/testing/selftests TARGETS=devmem"],
+          LOGS / "kselftest-build.log", cwd=src)
     return src
 
 

@@ -51,7 +51,7 @@ def run(on, boot, kind, test, over=None):
         ran = any(re.match(rf"ok \d+ {case}\b(?!.*SKIP)", l) for l in lines)
     else:
         folder, prog, mod = {"hmm": ("mm", "hmm-tests", "test_hmm"), "selftest": ("devmem", "devmem", "drm_devmem"),
-                             "card": ("devmem", "devmem_hotplug", "drm_devmem")}[kind]
+                             "card": ("devmem", "devmem_hotplug", "drm_devmem cards=1")}[kind]
         program = vm.user_program(on, folder, prog) if kind == "hmm" else kernelci.program(prog)
         with_cards = {"host": lambda name: Host(name, ports("p0 p1 p2")), "cpu": "EPYC"} if kind == "card" else {}
         result = vm.boot(on, boot, f"modprobe {mod} || exit 2\ncd /test\nexport DEVMEM_HOST=/dev/ttyS1\n"
@@ -63,6 +63,8 @@ def run(on, boot, kind, test, over=None):
     failed = any(re.match(bad, l) for l in lines)
     if not any(re.match(begun, l) for l in lines) or (result.ok and not ran and not failed):
         raise Failure(f"{test} did not run: {result.why}")
+    if result.status is None and not failed and not result.splat and not result.late:
+        raise Failure(f"{test}: {result.why}")      # QEMU was killed, which is no verdict
     return result.why or ("not ok" if failed else "")
 
 

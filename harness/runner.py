@@ -14,7 +14,7 @@ import os
 import threading
 import time
 
-from common import CACHE, REPO, Failure, replace_file, run, say
+from common import CACHE, REPO, Failure, ending, replace_file, run, say
 
 # A guest leaves much of two CPUs idle, and a build waits for its last file: two checks go side by side.
 LANES = 2
@@ -62,8 +62,11 @@ class Report:
         say(f"{name}: {int(seconds)} s")
 
     def skipped_everywhere(self):
-        for name, why, log in [row for test, row in self.skipped.items() if test not in self.ran]:
-            self.result(name, f"skipped wherever it was run: {why}", log)
+        """Count tests that only skipped as failed; the set of their names."""
+        never = {test: row for test, row in self.skipped.items() if test not in self.ran}
+        for name, why, log in never.values():
+            self.result(name, f"skipped in every guest: {why}", log)
+        return {row[0] for row in never.values()}
 
     def end(self, start):
         """The last lines; whether anything failed."""
@@ -103,11 +106,18 @@ class Journal:
         return self.done.get(name)
 
     def put(self, name, seconds, rows):
-        """A check is repeated if one of its tests failed."""
-        if not self.path or any(row[1] and row[1][0] != "skip" for row in rows):
+        """A check is repeated if one of its tests failed, or if it was interrupted."""
+        if not self.path or ending() or any(row[1] and row[1][0] != "skip" for row in rows):
             return
         with self.lock:
             self.done[name] = {"seconds": seconds, "rows": rows}
+            replace_file(self.path, json.dumps(self.done).encode())
+
+
+    def forget(self, tests):
+        """Checks of which these are results are repeated."""
+        for name in [name for name, entry in self.done.items() if any(row[0] in tests for row in entry["rows"])]:
+            del self.done[name]
             replace_file(self.path, json.dumps(self.done).encode())
 
 
@@ -150,7 +160,7 @@ def collect(funcs, journal):
     finally:
         # After ^C nobody waits here for a guest: main() ends it.
         pool.shutdown(wait=False, cancel_futures=True)
-    report.skipped_everywhere()
+    journal.forget(report.skipped_everywhere())
     return report
 
 
@@ -161,8 +171,8 @@ def run_checks(funcs):
 
 
 def sources():
-    """A name for the state of this repository."""
-    seen = hashlib.sha1()
+    """A name for the state of this repository, and for what the user asks of the checks."""
+    seen = hashlib.sha1(str([os.environ.get(name) for name in ("MINUTES", "CHANGES", "CYCLES", "SEED", "CC")]).encode())
     names = run(["git", "-C", REPO, "ls-files", "-z", "-c", "-o", "--exclude-standard"]).split("\0")
     for name in sorted(filter(None, names)):
         seen.update(name.encode() + b"\0")
@@ -171,11 +181,11 @@ def sources():
     return seen.hexdigest()[:16]
 
 
-def journal_of(part):
-    """The journal of a part of check-all for the sources as they are now; those of other sources are deleted."""
+def journal_of(part, now):
+    """The journal of a part of check-all for these sources; those of other sources are deleted."""
     if os.environ.get("LINUX"):     # a tree of the caller's may change at any time
         return Journal()
-    folder, now = CACHE / "check-all", sources()
+    folder = CACHE / "check-all"
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{part}-*.json"):
         if old.name != f"{part}-{now}.json":
@@ -185,11 +195,12 @@ def journal_of(part):
 
 def run_parts(parts):
     """Run parts of check-all, one after another; the last line is the sum of all."""
-    total, start = Report(), time.monotonic()
+    # Kernels and trees are made once for all parts: of the sources as they are now.
+    total, start, now = Report(), time.monotonic(), sources()
     for part, funcs in parts.items():
         say(f"part {part}")
         begun = time.monotonic()
-        report = collect(funcs, journal_of(part))
+        report = collect(funcs, journal_of(part, now))
         total.passed, total.failed = total.passed + report.passed, total.failed + report.failed
         total.took(f"part {part}, {report.passed} passed, {report.failed} failed", time.monotonic() - begun)
     return total.end(start)

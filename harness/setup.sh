@@ -33,5 +33,5 @@ $sudo apt-get -q update >/dev/null || fail "apt-get update failed; check the net
 [ -n "$missing" ] || exit 0
 echo "== running ${sudo:+sudo }apt-get install$missing"
 # shellcheck disable=SC2086
-$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing ||
-	fail "these packages could not be installed:$missing"
+$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-remove --no-install-recommends $missing ||
+	fail "these packages could not be installed without removing others:$missing"

@@ -206,6 +206,7 @@ def _make(src, name, over):
         elif not want:
             (tree / path).unlink(missing_ok=True)
     for path in have:
-        if "/__pycache__/" not in path:
+        # kunit.py builds in the tree, and make finds what is out of date there.
+        if "/__pycache__/" not in path and not path.startswith(".kunit/"):
             (tree / path).unlink()
     return tree

@@ -198,9 +198,9 @@ def qemu(kernel, name, files, tail, accel, memory, smp, append, more, cpu="max")
 
 
 class Result:
-    def __init__(self, status, lines, console, why):
+    def __init__(self, status, lines, console, why, splat=False, late=False):
         self.status, self.lines, self.console, self.why = status, lines, console, why
-        self.ok = not why
+        self.ok, self.splat, self.late = not why, splat, late
 
 
 def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, append="",
@@ -275,7 +275,7 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
         say(f"{name}: {why}, before the first initcall; once more")
         return boot(kernel, name, script, files, timeout=timeout, memory=memory, smp=smp, append=append,
                     accel=accel, show=show, splats=splats, again=False, cpu=cpu, host=host, root=root, args=args)
-    return Result(status, lines, console, why)
+    return Result(status, lines, console, why, bool(bad), late.is_set())
 
 
 def may_have_kvm():
@@ -333,7 +333,7 @@ def kcsan_kernel():
 def demo(kernel, program, show=True, end="", append=""):
     """The virtual GPUs, and cards that are really plugged and torn out. program gives a program by its name."""
     progs = {f"/test/{p}": program(p) for p in ("devmem_demo", "devmem_card_demo")}
-    return boot(kernel, "demo", "modprobe drm_devmem || exit 2\nexport DEVMEM_HOST=/dev/ttyS1\n" +
+    return boot(kernel, "demo", "modprobe drm_devmem cards=1 || exit 2\nexport DEVMEM_HOST=/dev/ttyS1\n" +
                 "".join(f"{p} || exit 1\n" for p in progs) + end, progs,
                 timeout=900, memory="4G", show=show, append=append, cpu="EPYC",
                 host=lambda name: Host(name, ports("p0 p1")))

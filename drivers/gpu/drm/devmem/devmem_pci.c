@@ -50,6 +50,11 @@
 #define DEVMEM_CARD_FORCE	(10 * HZ)
 #define DEVMEM_CARD_RETRY	(HZ / 2)
 
+static bool cards;
+module_param(cards, bool, 0444);
+MODULE_PARM_DESC(cards,
+		 "whether to use ivshmem-plain devices, which have other uses too (default: no)");
+
 static bool coherent_cards;
 module_param(coherent_cards, bool, 0444);
 MODULE_PARM_DESC(coherent_cards,
@@ -441,7 +446,7 @@ static const struct dev_pm_ops devmem_pci_pm = {
 	.prepare = devmem_pci_suspend,
 };
 
-/* No MODULE_DEVICE_TABLE: ivshmem has uses of its own, so nothing loads us for it. */
+/* No MODULE_DEVICE_TABLE: ivshmem has uses of its own, so the user asks for it. */
 static const struct pci_device_id devmem_pci_ids[] = {
 	{ PCI_DEVICE(PCI_VENDOR_ID_REDHAT_QUMRANET, 0x1110) },
 	{ }
@@ -460,6 +465,8 @@ int devmem_pci_init(void)
 {
 	int err;
 
+	if (!cards)
+		return 0;
 	/* First, or all cards with an engine would have to wait for it. */
 	err = devmem_edu_init();
 	if (err)
@@ -472,6 +479,8 @@ int devmem_pci_init(void)
 
 void devmem_pci_exit(void)
 {
+	if (!cards)
+		return;
 	pci_unregister_driver(&devmem_pci_driver);
 	devmem_edu_exit();
 }

@@ -55,27 +55,30 @@ struct dm_left {
 	__met;								\
 })
 
-static inline void dm_modprobe(void)
+static inline void dm_modprobe(const char *args)
 {
 	pid_t pid = fork();
 
 	if (!pid) {
-		execlp("modprobe", "modprobe", "-q", "drm_devmem", NULL);
-		execl("/sbin/modprobe", "modprobe", "-q", "drm_devmem", NULL);
+		execlp("modprobe", "modprobe", "-q", "drm_devmem", args, NULL);
+		execl("/sbin/modprobe", "modprobe", "-q", "drm_devmem", args, NULL);
 		_exit(127);
 	}
 	if (pid > 0)
 		waitpid(pid, NULL, 0);
 }
 
-/* The reason why there are no devices, or NULL. Loads the module if it is not loaded. */
-static inline const char *dm_unusable(void)
+/*
+ * The reason why there are no devices, or NULL. Loads the module, with @args, if it is not
+ * loaded.
+ */
+static inline const char *dm_unusable(const char *args)
 {
 	int fd = open(DEVMEM_CTL_PATH, O_RDWR | O_CLOEXEC);
 
 	if (fd < 0 && errno == ENOENT && !geteuid()) {
 		if (access("/sys/module/drm_devmem", F_OK))
-			dm_modprobe();
+			dm_modprobe(args);
 		/* udev makes the node if devtmpfs does not. */
 		if (!access("/sys/module/drm_devmem", F_OK))
 			dm_soon(!access(DEVMEM_CTL_PATH, F_OK));
@@ -151,12 +154,15 @@ static inline char **dm_select(int *argc, char **argv, const struct dm_left *lef
 
 /**
  * struct dm_program - a test program
- * @unsuitable: returns the reason why this machine can run none of the tests, or NULL
+ * @unsuitable: returns the reason why this machine can run none of the tests, or NULL;
+ *	called before the module is loaded
+ * @args: a parameter of the module, or NULL
  * @machine: prints a line about the machine
  * @left: tests to leave out; the last entry has no @tests
  */
 struct dm_program {
 	const char *(*unsuitable)(void);
+	const char *args;
 	void (*machine)(void);
 	const struct dm_left *left;
 };
@@ -173,9 +179,9 @@ static inline int dm_main(int argc, char **argv, const struct dm_program *progra
 	optind = 1;
 	ksft_print_header();
 	setenv("KSFT_TAP_LEVEL", "1", 1);
-	why = dm_unusable();
-	if (!why && program->unsuitable)
-		why = program->unsuitable();
+	why = program->unsuitable ? program->unsuitable() : NULL;
+	if (!why)
+		why = dm_unusable(program->args);
 	if (why)
 		ksft_exit_skip("%s\n", why);
 	program->machine();

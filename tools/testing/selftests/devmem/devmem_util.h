@@ -487,7 +487,8 @@ static inline int dm_swap_on(size_t size)
 		.last_page = size / DM_PAGE - 1,
 		.magic = "SWAPSPACE2",
 	};
-	int fd = open(DM_SWAP, O_RDWR);
+	/* O_EXCL: not if anybody uses it. */
+	int fd = open(DM_SWAP, O_RDWR | O_EXCL);
 	bool ok;
 
 	if (fd < 0)
