@@ -29,7 +29,7 @@ def regress_short():
 CHECK = [static.lint_all, mutants.places, static.round_trip, static.model, objects.arm64, objects.off_mm,
          kernelci.kunit, guests.kselftest, guests.cards, guests.coherent, guests.cards_coherent, guests.kunit_debug,
          guests.cards_apart, guests.cards_acpi, basefix.hmm_tests, guests.short_soak, guests.demo,
-         basefix.base_fixes, mutants.representative, static.sparse]
+         basefix.base_fixes, regress_short, mutants.representative, static.sparse]
 
 
 def parts():

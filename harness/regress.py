@@ -21,7 +21,7 @@ from results import kunit_results
 RECORD = REPO / "harness/regress.stock"
 TESTS = "tools/testing/selftests"
 # The commands of run_vmtests.sh that make check runs: quick ones that use what the series touches in mm.
-SHORT = r"mlock|on-fault-limit|rmap|mkdirty|ksm_functional|soft-dirty"
+SHORT = "mkdirty", "mlock-random-test", "mlock2-tests", "on-fault-limit", "rmap", "soft-dirty"
 # Seconds for one command of run_vmtests.sh, and for a guest, which only ends a kernel that hangs.
 LIMIT, GUEST_LIMIT = 600, 10800
 # Tests whose results differ from run to run of the same kernel: pattern -> the reason.
@@ -54,14 +54,15 @@ EDITS = {
 _building = threading.Lock()
 
 
-def mm_tests():
+def mm_tests(*programs):
+    """The folder of stock's tests, of which these programs are built, or all."""
     with _building:
-        return build_mm_tests()
+        return build_mm_tests(programs)
 
 
 @functools.lru_cache(None)
-def build_mm_tests():
-    """The folder of stock's tests, built. Their Makefile writes into its own folder, so it gets a copy."""
+def build_mm_tests(programs):
+    """Their Makefile writes into its own folder, so it gets a copy."""
     src = tree.base()
     top = CACHE / "trees" / f"mm-tests-{src.name}"
     (top / TESTS / "mm").mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,8 @@ def build_mm_tests():
     watch("user headers", vm.make(src, headers, "-s", "headers"), LOGS / "headers.log")
     watch("building the selftests of mm", [
         "make", "-s", "-k", f"-j{os.cpu_count()}", "-C", top / TESTS / "mm", "CC=gcc",
-        f"KHDR_INCLUDES=-isystem {headers}/usr/include"], LOGS / "build-mm-tests.log")
+        f"KHDR_INCLUDES=-isystem {headers}/usr/include", *(top / TESTS / "mm" / p for p in programs)],
+          LOGS / "build-mm-tests.log")
     return top / TESTS / "mm"
 
 
@@ -154,16 +156,18 @@ def splats(result):
             for line in result.console.read_text(errors="replace").splitlines() if vm.SPLAT.search(line)}
 
 
-def run_vmtests(kernel, name, only=".", disks=True, append=""):
-    """(results, splats) of commands of run_vmtests.sh. If a guest dies, another one runs the later categories."""
-    tests, found, said, guest = mm_tests(), {}, set(), 0
+def run_vmtests(kernel, name, programs=(), disks=True):
+    """(results, splats) of run_vmtests.sh, or of its commands with these programs. If a guest dies, another one
+    runs the later categories."""
+    tests, found, said, guest = mm_tests(*programs), {}, set(), 0
+    only = "|".join(programs) or "."
     todo = categories(tests, only)
     while todo:
         guest += 1
         where = name if guest == 1 else f"{name}-{guest}"
         args = NODES + (disk("swap", where) + disk("files", where) if disks else [])
         result = vm.boot(kernel, where, SCRIPT.format(tests=tests, todo=" ".join(todo), only=only), root=True,
-                         args=args, memory="4G", smp=CPUS, splats=".", timeout=GUEST_LIMIT, append=append)
+                         args=args, memory="4G", smp=CPUS, splats=".", timeout=GUEST_LIMIT)
         said |= splats(result)
         parts, now = {}, []
         for line in result.lines:
@@ -277,7 +281,7 @@ def regress_short(kernel):
     """A few tests of mm on a kernel with the series that is there already, against the record of stock."""
     def chosen(test):
         command = re.match(r"mm\.[\w-]+\.([^:]*)", test)
-        return command and re.search(SHORT, command[1])
+        return command and re.search("|".join(SHORT), command[1])
     stock = {test: status for test, status in recorded().items() if chosen(test)}
     if not stock:
         raise Failure(f"{RECORD} has no results of these tests; copy {LOGS}/regress.stock of make regress")
