@@ -528,7 +528,7 @@ static void partition_random(struct kunit *test)
 	struct pgmap_partition *pp = &f->pp, *other = &f->other;
 	unsigned int i, p, q, nr_exact = 0, nr_better = 0, nr_worse = 0;
 
-	for (i = 0; i < 120; i++) {
+	for (i = 0; i < 48; i++) {
 		unsigned int nr = 1 + below(f, PGMAP_MAX_PEERS);
 
 		random_topology(f, nr, percents[i % ARRAY_SIZE(percents)]);
