@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Small kernels: configure and build them, boot them in QEMU, run a script in them."""
+import contextlib
 import functools
 import hashlib
 import os
@@ -203,6 +204,27 @@ class Result:
         self.ok, self.splat, self.late = not why, splat, late
 
 
+def listen(child, machine, log, show):
+    """What the script of a guest prints, and its exit status. What it asks of the host is done and answered."""
+    lines, status, start = [], None, time.monotonic()
+    for line in child.stdout:
+        line = line.rstrip("\r\n")
+        print(f"{time.monotonic() - start:7.1f} {line}", file=log, flush=True)
+        end = re.fullmatch(r"HARNESS-EXIT (\d+)", line)
+        if end:
+            status = int(end[1])
+        elif machine and line.startswith("@"):
+            answer = machine.do(line[1:])
+            print(f"{time.monotonic() - start:7.1f}   {answer}", file=log, flush=True)
+            with contextlib.suppress(BrokenPipeError):     # killed: boot() says so
+                os.write(child.stdin.fileno(), f"{answer}\n".encode())
+        else:
+            lines.append(line)
+            if show:
+                print(line, flush=True)
+    return lines, status
+
+
 def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, append="",
          accel=None, show=False, splats=None, again=True, cpu="max", host=None, root=False, args=()):
     """Boot, run the script, power off. Good only if the script says so and the kernel is quiet.
@@ -232,36 +254,19 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
                f"{append} {machine.append}" if machine else append,
                ["-serial", f"file:{console}", "-serial", "stdio", *more], cpu)
     console.unlink(missing_ok=True)
-    lines, status, why, start = [], None, "", time.monotonic()
+    late = threading.Event()
     with started(cmd, stdin=subprocess.PIPE if machine else subprocess.DEVNULL, stdout=subprocess.PIPE,
                  stderr=subprocess.STDOUT, text=True, errors="replace") as child, \
             open(LOGS / f"{name}.log", "w", errors="replace") as log:
-        late = threading.Event()
         timer = threading.Timer(timeout, lambda: (late.set(), child.kill()))
         timer.start()
         try:
-            for line in child.stdout:
-                line = line.rstrip("\r\n")
-                print(f"{time.monotonic() - start:7.1f} {line}", file=log, flush=True)
-                end = re.fullmatch(r"HARNESS-EXIT (\d+)", line)
-                if end:
-                    status = int(end[1])
-                    continue
-                if machine and line.startswith("@"):
-                    answer = machine.do(line[1:])
-                    print(f"{time.monotonic() - start:7.1f}   {answer}", file=log, flush=True)
-                    try:
-                        os.write(child.stdin.fileno(), f"{answer}\n".encode())
-                    except BrokenPipeError:     # killed: that will be said below
-                        pass
-                    continue
-                lines.append(line)
-                if show:
-                    print(line, flush=True)
+            lines, status = listen(child, machine, log, show)
         finally:
             timer.cancel()
             child.kill()
     text = console.read_text(errors="replace") if console.exists() else ""
+    why = ""
     bad = [l for l in text.splitlines() if SPLAT.search(l) and not (splats and re.search(splats, l))]
     if late.is_set():
         why = f"no end after {timeout} s"
