@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Checks of the series in guests: KUnit, the selftests on virtual GPUs and on cards, soak, demo.
 
-No test is named here. A test looks at the machine that it runs on and skips where it has nothing to do.
+No test is named here, only programs. A test looks at the machine that it runs on and skips where it has nothing to do.
 """
 import os
 import time
