@@ -4201,6 +4201,9 @@ static const struct dm_left left_to_all[] = {
 	{ "links.of_4.nothing_stays_mapped" },
 	{ "links.of_4.load_split_and_merge" },
 	{ "links.of_4.load_forced" },
+	/* Private memory shows the same. */
+	{ "links.of_4.load_several_at_once", coherent },
+	{ "chunks.link_let_go_in_time_forced", coherent },
 	/* Two devices have only one link. */
 	{ "links.of_2.*several_at_once" },
 	/* The cluster of four shows the same; with coherent memory, that of two. */
