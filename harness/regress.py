@@ -76,9 +76,11 @@ def build_mm_tests(programs):
                 mine.symlink_to(entry)
     headers = top.parent / f"{top.name}-headers"
     watch("user headers", vm.make(src, headers, "-s", "headers"), LOGS / "headers.log")
-    watch("building the selftests of mm", [
-        "make", "-s", "-k", f"-j{os.cpu_count()}", "-C", top / TESTS / "mm", "CC=gcc",
-        f"KHDR_INCLUDES=-isystem {headers}/usr/include", *(top / TESTS / "mm" / p for p in programs)],
+    make = ["make", "-s", "-k", f"-j{os.cpu_count()}", "-C", top / TESTS / "mm", "CC=gcc",
+            f"KHDR_INCLUDES=-isystem {headers}/usr/include"]
+    # Its rules need this file, and in the run in which it is made they do not see it.
+    watch("configuring the selftests of mm", [*make, "local_config.h_gen"], LOGS / "build-mm-tests.log")
+    watch("building the selftests of mm", [*make, *(top / TESTS / "mm" / p for p in programs)],
           LOGS / "build-mm-tests.log")
     return top / TESTS / "mm"
 
