@@ -21,7 +21,7 @@ from results import kunit_results
 RECORD = REPO / "harness/regress.stock"
 TESTS = "tools/testing/selftests"
 # The commands of run_vmtests.sh that make check runs: quick ones that use what the series touches in mm.
-SHORT = "mkdirty", "mlock-random-test", "mlock2-tests", "on-fault-limit", "rmap", "soft-dirty"
+SHORT = "mkdirty", "mlock-random-test", "mlock2-tests", "on-fault-limit", "rmap"
 # Seconds for one command of run_vmtests.sh, and for a guest, which only ends a kernel that hangs.
 LIMIT, GUEST_LIMIT = 600, 10800
 # Tests whose results differ from run to run of the same kernel: pattern -> the reason.
