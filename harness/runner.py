@@ -143,6 +143,8 @@ def run_one(func, report, journal):
         return
     rows = []
     for row in results_of(func):
+        if ending():
+            return
         report.result(*row)
         rows.append(packed(row))
     seconds = time.monotonic() - start

@@ -24,6 +24,7 @@ if [ "$(id -u)" = 0 ]; then
 	sudo=
 elif command -v sudo >/dev/null; then
 	sudo="sudo"
+	[ -t 0 ] || sudo -n true 2>/dev/null || fail "sudo wants a password; run 'make setup' in a terminal"
 else
 	[ -n "$missing" ] && fail "these packages are needed and you are not root:$missing"
 	fail "apt-get update is needed, to find the base, and you are not root"

@@ -142,6 +142,11 @@ static bool acpi_slots(void)
 
 /* --- ways --- */
 
+static bool is_module(void)
+{
+	return !access("/sys/module/drm_devmem/initstate", F_OK);
+}
+
 /* rmmod: 0, or -EAGAIN while the module is in use. */
 static int unload_driver(void)
 {
@@ -278,6 +283,8 @@ FIXTURE_SETUP(cards)
 		SKIP(return, "the machine has %u slots, this test needs %u", nr_slots(), NR_SLOTS);
 	if (variant->lost && acpi_slots())
 		SKIP(return, "a card cannot be torn out of an ACPI slot");
+	if (variant->unload && !is_module())
+		SKIP(return, "drm_devmem is built in");
 	ASSERT_TRUE(cards_use());
 	self->stop = mmap(NULL, DM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 			  -1, 0);
