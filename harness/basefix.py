@@ -9,7 +9,7 @@ import tree
 import vm
 from common import LOGS, REPO, Failure, say
 from guests import LEAKS, STRICT
-from results import tap
+from results import tap, untimed
 
 HMM_SCRIPT = """modprobe test_hmm spm_addr_dev0=0x180000000 spm_addr_dev1=0x1C0000000 || exit 2
 cd /test; ./hmm-tests {}; status=$?
@@ -87,8 +87,7 @@ def run_kunit(on, boot, name, append):
     """Run a KUnit case of the base fixes in a module: (result, lines)."""
     result = vm.boot(on, boot, "modprobe device_private_kunit", timeout=300,
                      append=f"kunit.filter_glob={name} {append}")
-    return result, [re.sub(r"^\[[ \d.]*\] *", "", line)
-                    for line in result.console.read_text(errors="replace").splitlines()]
+    return result, untimed(result.console.read_text(errors="replace"))
 
 
 def verdict(where, name, result, lines):

@@ -14,7 +14,7 @@ import tree
 import vm
 from common import CACHE, LOGS, REPO, Failure, lock, remove_tree, replace_file, run, say, watch
 from kernels import kernel
-from results import kunit_rows
+from results import kunit_rows, untimed
 from runner import complaints
 
 KSELFTEST = "make -C tools/testing/selftests TARGETS=devmem run_tests"
@@ -112,7 +112,7 @@ def races(console):
     for report in console.split(RACE):
         if "BUG: KCSAN: " not in report:
             continue
-        lines = [re.sub(r"^\[[ \d.]*\] *", "", line) for line in report.splitlines()]
+        lines = untimed(report)
         stacks = [i for i, line in enumerate(lines) if re.search(r"(read|write|marked|assert).* of \d+ bytes ", line)]
         if any(ours.search(line) for i in stacks for line in lines[i + 1:i + 3]):
             yield next(line for line in lines if "BUG: KCSAN: " in line)

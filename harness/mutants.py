@@ -13,6 +13,7 @@ import tree
 import vm
 from common import LOGS, REPO, Failure, watch
 from host import Host, ports
+from results import untimed
 from runner import complaints
 
 
@@ -46,8 +47,7 @@ def run(on, boot, kind, test, over=None):
                          append=f"kunit.enable=1 kunit.filter_glob={test} {vm.COHERENT_KUNIT}")
         suite, case = test.split(".")
         begun, bad = rf"# Subtest: {suite}\b", rf"not ok \d+ {case}\b"
-        lines = [re.sub(r"^\[[ \d.]*\] *", "", l).strip() for l in
-                 result.console.read_text(errors="replace").splitlines()]
+        lines = [line.strip() for line in untimed(result.console.read_text(errors="replace"))]
         ran = any(re.match(rf"ok \d+ {case}\b(?!.*SKIP)", l) for l in lines)
     else:
         folder, prog, mod = {"hmm": ("mm", "hmm-tests", "test_hmm"), "selftest": ("devmem", "devmem", "drm_devmem"),

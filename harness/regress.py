@@ -16,7 +16,7 @@ import series
 import tree
 import vm
 from common import CACHE, LOGS, REPO, Failure, replace_file, say, watch
-from results import kunit_results
+from results import kunit_results, untimed
 
 RECORD = REPO / "harness/regress.stock"
 TESTS = "tools/testing/selftests"
@@ -154,8 +154,8 @@ def vmtests(lines):
 
 def splats(result):
     """The lines that a kernel must not print, without the numbers, which differ from run to run."""
-    return {re.sub(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", "N", re.sub(r"^\[[ \d.]*\] *", "", line))
-            for line in result.console.read_text(errors="replace").splitlines() if vm.SPLAT.search(line)}
+    return {re.sub(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b", "N", line)
+            for line in untimed(result.console.read_text(errors="replace")) if vm.SPLAT.search(line)}
 
 
 def run_vmtests(kernel, name, programs=(), disks=True):

@@ -12,6 +12,11 @@ from common import Failure
 from runner import Skip
 
 
+def untimed(text):
+    """The lines of a console, without the time that printk() puts before them."""
+    return [re.sub(r"^\[[ \d.]*\] *", "", line) for line in text.splitlines()]
+
+
 def tap(lines):
     """test name -> 'ok', 'not ok' or 'skip', of one kselftest_harness program."""
     found = {}
