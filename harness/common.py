@@ -29,6 +29,9 @@ def main(func):
     """Run a tool: a Failure is one message and status 1, ^C is quiet."""
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, lambda num, _: sys.exit(128 + num))
+    # Makefiles of the kernel look whether they are called by another make.
+    for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS"):
+        os.environ.pop(name, None)
     CACHE.mkdir(parents=True, exist_ok=True)
     try:
         sys.exit(func())
