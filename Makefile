@@ -18,7 +18,7 @@ check-all: setup	## make check, then every variant, in hours; PART=name for one 
 	@$(PY)/check.py check-all
 regress: setup	## upstream's mm selftests and KUnit suites: no result differs from stock
 	@$(PY)/check.py regress
-lint:		## static checks, two minutes
+lint:		## static checks, a minute
 	@$(PY)/check.py lint
 series:		## write the series to out/, ready for git am
 	@$(PY)/series.py export

@@ -27,9 +27,9 @@ def regress_short():
 
 # In this order; those that need the debug kernel stand behind what can be done while it is built.
 CHECK = [static.lint_all, mutants.places, static.round_trip, static.model, objects.arm64, objects.off_mm,
-         kernelci.kunit, regress_short, guests.kselftest, guests.cards, guests.coherent, guests.cards_coherent, guests.kunit_debug,
-         guests.cards_apart, guests.cards_acpi, basefix.hmm_tests, guests.short_soak, guests.demo,
-         basefix.base_fixes, mutants.representative, static.sparse]
+         kernelci.kunit, regress_short, guests.kselftest, guests.cards, guests.coherent, guests.cards_coherent,
+         guests.kunit_debug, guests.cards_apart, guests.cards_acpi, basefix.hmm_tests, guests.short_soak,
+         guests.demo, basefix.base_fixes, mutants.representative, static.sparse]
 
 
 def parts():
