@@ -111,14 +111,17 @@ class Journal:
             return
         with self.lock:
             self.done[name] = {"seconds": seconds, "rows": rows}
-            replace_file(self.path, json.dumps(self.done).encode())
-
+            self.save()
 
     def forget(self, tests):
         """Checks of which these are results are repeated."""
-        for name in [name for name, entry in self.done.items() if any(row[0] in tests for row in entry["rows"])]:
-            del self.done[name]
-            replace_file(self.path, json.dumps(self.done).encode())
+        kept = {name: entry for name, entry in self.done.items() if not any(row[0] in tests for row in entry["rows"])}
+        if kept != self.done:
+            self.done = kept
+            self.save()
+
+    def save(self):
+        replace_file(self.path, json.dumps(self.done).encode())
 
 
 def packed(row):
