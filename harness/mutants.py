@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
 """Break the protocol at one place after another, and see that the named test notices."""
+import difflib
 import functools
 import re
 import shutil
+import sys
 import threading
 
 import kernelci
@@ -11,7 +13,7 @@ import kernels
 import series
 import tree
 import vm
-from common import LOGS, REPO, Failure, watch
+from common import LOGS, REPO, Failure, main, replace_file, watch
 from host import Host, ports
 from results import untimed
 from runner import complaints
@@ -140,3 +142,32 @@ def representative():
     watch("building a broken module", vm.make(on.src, on.out, f"M={where}", "modules"), LOGS / "broken-module.log")
     installed = next(path for path in on.modules() if path.endswith("/drm_devmem.ko"))
     yield from verdict(on, one, {installed: where / "drm_devmem.ko"})
+
+
+def spoil(name):
+    """Put a mutant into this checkout: into its file, or for a file of the base into a patch after all others."""
+    mutant = next((m for m in load() if m[0] == name), None)
+    if not mutant:
+        raise Failure(f"harness/mutants has no '{name}'")
+    path, (text, mode) = mutant[1], series.overlay(tree.base())[mutant[1]]
+    text = text.decode()
+    after = broken(mutant, text)
+    if (REPO / path).exists():
+        replace_file(REPO / path, after.encode(), mode)
+        return
+    patch = series.Patch(f"{slug(name)}.patch", f"Subject: {name}\n\n\n---\ndiff --git a/{path} b/{path}\n" + "".join(
+        difflib.unified_diff(text.splitlines(True), after.splitlines(True), f"a/{path}", f"b/{path}")))
+    replace_file(series.PATCHES / patch.name, patch.text().encode())
+    order = series.PATCHES / "series"
+    replace_file(order, f"{order.read_text()}{patch.name}\n".encode())
+
+
+def cli():
+    if len(sys.argv) < 3 or sys.argv[1] != "break":
+        raise Failure("usage: mutants.py break NAME...; then see what make check says; git takes them out again")
+    for name in sys.argv[2:]:
+        spoil(name)
+
+
+if __name__ == "__main__":
+    main(cli)
