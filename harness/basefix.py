@@ -83,7 +83,7 @@ def run_hmm(on, boot, names, append):
     return result, result.lines
 
 
-def run_kunit(on, boot, name, append):
+def run_case(on, boot, name, append):
     """Run a KUnit case of the base fixes in a module: (result, lines)."""
     result = vm.boot(on, boot, "modprobe device_private_kunit", timeout=300,
                      append=f"kunit.filter_glob={name} {append}")
@@ -116,7 +116,7 @@ def base_test(defect, kind, name):
     """One test, in a guest of its own on either kernel, as it may bring stock down."""
     for where, make, want in (("stock", stock_tests_kernel, False), ("series", vm.plain_kernel, True)):
         on, boot = kernels.kernel(make), f"base-{where}-{name}"
-        result, lines = run_hmm(on, boot, [name], "") if kind == "hmm" else run_kunit(on, boot, name, "")
+        result, lines = run_hmm(on, boot, [name], "") if kind == "hmm" else run_case(on, boot, name, "")
         good, why = verdict(where, name, result, lines)
         yield f"{defect}.{name}.{'passes-on-series' if want else 'fails-on-stock'}", \
             "" if good == want else why or "it passes", result.console

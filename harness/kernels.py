@@ -2,10 +2,12 @@
 """The kernels that the checks of one run share: each is built once, while other checks go on."""
 import concurrent.futures
 import threading
+import time
 
 # One at a time, as each has all CPUs.
 _builder = concurrent.futures.ThreadPoolExecutor(1)
 _begun, _lock = {}, threading.Lock()
+_here = threading.local()
 
 
 def build(make):
@@ -18,4 +20,13 @@ def build(make):
 
 def kernel(make):
     """A kernel, when it is built. If it can't be built, each check that wants it gets the Failure."""
-    return build(make).result()
+    start = time.monotonic()
+    try:
+        return build(make).result()
+    finally:
+        _here.waited = waited() + time.monotonic() - start
+
+
+def waited():
+    """The seconds for which this thread has waited for kernels."""
+    return getattr(_here, "waited", 0)

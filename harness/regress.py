@@ -192,7 +192,7 @@ def run_vmtests(kernel, name, programs=(), disks=True):
 
 # ---- KUnit ----
 
-def run_kunit(kernel, name):
+def run_suites(kernel, name):
     """(results, splats) of all suites that are built into a kernel."""
     result = vm.boot(kernel, name, "exit 0", append="kunit.enable=1 log_buf_len=8M", memory="4G", smp=CPUS,
                      splats=".", timeout=GUEST_LIMIT)
@@ -256,7 +256,7 @@ def series_kernel():
 
 def everything(kernel, name):
     found, said = run_vmtests(kernel, f"{name}-mm")
-    more, also = run_kunit(kernel, f"{name}-kunit")
+    more, also = run_suites(kernel, f"{name}-kunit")
     return {**found, **more}, said | also
 
 
