@@ -30,7 +30,7 @@ def hmm_tests_on(on, name, args="", end=""):
             status, test = line.split("\t")
             stock[test] = status
     result = vm.boot(on, name, HMM_SCRIPT.format(args) + end,
-                     {"/test/hmm-tests": vm.user_program(on, "mm", "hmm-tests", src=base)}, memory="8G", timeout=1800,
+                     {"/test/hmm-tests": vm.user_program(on, "mm", "hmm-tests", src=base)}, memory="6G", timeout=1800,
                      append=f"{vm.COHERENT} transparent_hugepage=madvise",
                      splats=r"WARNING: \S*mm/memremap.c:\d+ at memremap_pages")
     if result.why:

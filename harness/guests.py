@@ -14,10 +14,11 @@ from kernels import kernel
 from results import kunit_rows, tap
 from runner import Skip, complaints
 
-# The end of each run on the debug kernel: what nothing points to any more is a leak.
+# What nothing points to any more is a leak. The first scan names none, as it sees everything for the first time,
+# and the second none that is younger than 5 s. A scan looks at all memory: 2 s for each GiB of it.
 LEAKS = """
 K=/sys/kernel/debug/kmemleak
-for i in 1 2; do sleep 6; echo scan >$K || exit 8; done
+echo scan >$K && sleep 5 && echo scan >$K || exit 8
 [ -z "$(cat $K)" ] || { cat $K; exit 9; }
 """
 # Cards are unbound first: their memory pins the module, until a work item has freed it.
@@ -48,7 +49,7 @@ def kunit_boot(on, name, script="", **kw):
 def kunit_debug():
     """All suites, with everything on that looks for mistakes."""
     yield from kunit_boot(kernel(vm.debug_kernel), "kunit-debug", "modprobe devmem_topo_kunit || exit 2" + LEAKS,
-                          append=f"{STRICT} {vm.COHERENT_KUNIT}", memory="8G", timeout=1800)
+                          append=f"{STRICT} {vm.COHERENT_KUNIT}", memory="4G", timeout=1800)
 
 
 # ---- selftests ----
@@ -86,7 +87,7 @@ def kselftest():
     have = set((on.out / ".config").read_text().splitlines())
     yield complaints("kselftest.config", set((src / "tools/testing/selftests/devmem/config").read_text().split()) - have)
     result = vm.boot(on, "kselftest", f"cd {src} && {kernelci.KSELFTEST} || exit 3\n{UNLOAD}{LEAKS}", root=True,
-                     append=STRICT, memory="6G", timeout=3600)
+                     append=STRICT, memory="4G", timeout=3600)
     for program, (status, lines) in kernelci.programs(result.lines).items():
         if status == "skip" and program not in PROGRAMS:
             yield f"kselftest.{program}", Skip("not on this machine"), result.console
@@ -98,19 +99,19 @@ def kselftest():
 
 def coherent():
     """The same programs with memory that the CPU can access."""
-    yield from selftest(kernel(vm.debug_kernel), "coherent", PROGRAMS, memory="8G", timeout=3600,
+    yield from selftest(kernel(vm.debug_kernel), "coherent", PROGRAMS, memory="6G", timeout=3600,
                         end=LEAKS, **COHERENT)
 
 
 def selftests_all():
     """Every variant, private memory."""
     yield from selftest(kernel(vm.debug_kernel), "selftests-all", ["devmem_all", "devmem_faults_all"], append=STRICT,
-                        memory="6G", timeout=7200, end=LEAKS)
+                        memory="4G", timeout=7200, end=LEAKS)
 
 
 def coherent_all():
     """Every variant, coherent memory."""
-    yield from selftest(kernel(vm.debug_kernel), "coherent-all", ["devmem_all", "devmem_faults_all"], memory="8G",
+    yield from selftest(kernel(vm.debug_kernel), "coherent-all", ["devmem_all", "devmem_faults_all"], memory="6G",
                         timeout=7200, end=LEAKS, **COHERENT)
 
 
@@ -124,16 +125,16 @@ def slots_of_a_switch(name):
     return host.Host(name, host.switch("p0 p1 p2"))
 
 
-def card_guest(name, program, where, cpu="EPYC", together=1, module=""):
+def card_guest(name, program, where, cpu="EPYC", together=1, module="", memory="4G"):
     """A machine with slots, in which a program of tests plugs cards. together: two slots reach each other."""
-    yield from selftest(kernel(vm.debug_kernel), name, [program], append=STRICT, memory="6G", timeout=3600, end=LEAKS,
-                        before=f"{HOST}export DEVMEM_TOGETHER={together}\n", module=f"cards=1 {module}", host=where,
-                        cpu=cpu)
+    yield from selftest(kernel(vm.debug_kernel), name, [program], append=STRICT, memory=memory, timeout=3600,
+                        end=LEAKS, before=f"{HOST}export DEVMEM_TOGETHER={together}\n", module=f"cards=1 {module}",
+                        host=where, cpu=cpu)
 
 
 def cards():
     """Slots with room for the largest cards: KASAN wants an eighth of that for the shadow of the mapping."""
-    yield from card_guest("cards", "devmem_hotplug", slots(room="16G"))
+    yield from card_guest("cards", "devmem_hotplug", slots(room="16G"), memory="6G")
 
 
 def cards_coherent():
@@ -151,7 +152,7 @@ def cards_acpi():
 
 
 def cards_all():
-    yield from card_guest("cards-all", "devmem_hotplug_all", slots(room="16G"))
+    yield from card_guest("cards-all", "devmem_hotplug_all", slots(room="16G"), memory="6G")
 
 
 def cards_coherent_all():
@@ -189,7 +190,7 @@ def soak_guest(on, much, unit, debug):
     result = vm.boot(on, "soak", "".join(
         f"modprobe drm_devmem {module} || exit 2\n/test/devmem_soak -s {seed} {run} || exit 1\n{UNLOAD}"
         for module, run in runs) + LEAKS * debug,
-                     {"/test/devmem_soak": kernelci.program("devmem_soak")}, memory="8G", show=True,
+                     {"/test/devmem_soak": kernelci.program("devmem_soak")}, memory="6G", show=True,
                      append=f"{STRICT} {vm.COHERENT}" if debug else vm.COHERENT,
                      timeout=(80 if debug else 3) * much + 900)
     yield f"soak (seed {seed})", result.why, result.console
@@ -229,7 +230,7 @@ def demo():
 
 def kcsan_selftests(name="kcsan-selftests", **kw):
     """Programs that use devices while these change."""
-    yield from selftest(kernel(vm.kcsan_kernel), name, ["devmem"], splats="BUG: KCSAN: ", memory="8G", timeout=7200,
+    yield from selftest(kernel(vm.kcsan_kernel), name, ["devmem"], splats="BUG: KCSAN: ", memory="6G", timeout=7200,
                         **kw)
     console = (LOGS / f"{name}.console").read_text(errors="replace")
     yield complaints(f"{name}.races", set(kernelci.races(console)))

@@ -45,7 +45,7 @@ def slug(name):
 def run(on, boot, kind, test, over=None):
     """Run one test: an empty string if it passes. A guest that did not get as far as the test says nothing."""
     if kind == "kunit":
-        result = vm.boot(on, boot, "exit 0", memory="8G", timeout=600,
+        result = vm.boot(on, boot, "exit 0", memory="4G", timeout=600,
                          append=f"kunit.enable=1 kunit.filter_glob={test} {vm.COHERENT_KUNIT}")
         suite, case = test.split(".")
         begun, bad = rf"# Subtest: {suite}\b", rf"not ok \d+ {case}\b"

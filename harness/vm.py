@@ -21,11 +21,11 @@ from host import Host, ports
 
 CONFIGS = REPO / "harness/configs"
 BUSYBOX = pathlib.Path("/bin/busybox")
-# Memory of a guest with 8 GiB that its kernel leaves alone, for devices whose memory is coherent.
+# The last of a guest's 6 GiB, which its kernel leaves alone, for devices whose memory is coherent.
 COHERENT_RAM = "2G@0x180000000"
 COHERENT = "memmap=2G$0x180000000"
-# In a section of memory that the kernel uses otherwise.
-COHERENT_KUNIT = "memmap=64M$0x184000000 pgmap_owner_kunit.coherent_ram=0x184000000"
+# In a section of memory that the kernel uses otherwise, of a guest's 4 GiB.
+COHERENT_KUNIT = "memmap=64M$0x144000000 pgmap_owner_kunit.coherent_ram=0x144000000"
 # What the kernel must not say while a test runs.
 SPLAT = re.compile(r"BUG: |WARNING: |\bOops\b|Kernel panic|general protection|UBSAN: |"
                    r"rcu.*(?:stall|starved)|blocked for more than|soft lockup|"
