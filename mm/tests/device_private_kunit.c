@@ -17,6 +17,7 @@
 #include <linux/hw_breakpoint.h>
 #include <linux/ioport.h>
 #include <linux/kthread.h>
+#include <linux/leafops.h>
 #include <linux/memremap.h>
 #include <linux/migrate.h>
 #include <linux/mm.h>
@@ -28,6 +29,7 @@
 #include <linux/rmap.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/swapops.h>
 #include <linux/uaccess.h>
 
 #define DP_TIMEOUT	(10 * HZ)
@@ -558,6 +560,40 @@ static void evict_outlives_vma(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&ctx->map[0]->freed), 1);
 }
 
+/*
+ * The entry of a huge page that is shared and soft-dirty is read-only, and is
+ * not taken for another when a migration that did not happen puts it back.
+ */
+static void soft_dirty_is_put_back(struct kunit *test)
+{
+	struct dp_ctx *ctx = test->priv;
+	struct folio *folio;
+	spinlock_t *ptl;
+	pmd_t *pmdp, pmd;
+
+	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
+		kunit_skip(test, "needs soft-dirty bits");
+
+	dp_populate(test, HPAGE_PMD_ORDER);
+	folio = pfn_folio(ctx->map[0]->pfn);
+
+	/* What a fork leaves to the parent. */
+	pmdp = pmd_off(current->mm, ctx->addr);
+	ptl = pmd_lock(current->mm, pmdp);
+	pmd = softleaf_to_pmd(make_readable_device_private_entry(folio_pfn(folio)));
+	pmd = pmd_swp_mksoft_dirty(pmd);
+	set_pmd_at(current->mm, ctx->addr, pmdp, pmd);
+	ClearPageAnonExclusive(&folio->page);
+	spin_unlock(ptl);
+
+	dp_clear_dst(ctx);
+	migrate_device_range(ctx->src, ctx->map[0]->pfn, HPAGE_PMD_NR);
+	KUNIT_EXPECT_TRUE(test, ctx->src[0] & MIGRATE_PFN_MIGRATE);
+	migrate_device_finalize(ctx->src, ctx->dst, HPAGE_PMD_NR);
+
+	KUNIT_EXPECT_EQ(test, pmd_val(pmdp_get(pmdp)), pmd_val(pmd));
+}
+
 /* A page that was mapped by memory that is locked is free when nobody maps it. */
 static void mlocked_is_freed(struct kunit *test)
 {
@@ -874,6 +910,7 @@ static struct kunit_case dp_test_cases[] = {
 	KUNIT_CASE(evict_huge_to_small),
 	KUNIT_CASE(evict_zap_huge),
 	KUNIT_CASE(evict_outlives_vma),
+	KUNIT_CASE(soft_dirty_is_put_back),
 	KUNIT_CASE(mlocked_is_freed),
 	KUNIT_CASE(huge_fault_waits),
 	KUNIT_CASE(range_ignores_stale_order),
