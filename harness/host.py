@@ -44,6 +44,8 @@ class Host:
         if not acpi:
             self.args += ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
         self.acpi = acpi
+        # A port -> where it is plugged in: another one, or the bus of the machine.
+        self.above = dict(re.findall(r"id=(\w+),bus=([\w.]+)", " ".join(args)))
         self.qmp_end = self.qtest_end = None
         # Cards that have been unplugged, and those whose memory is there: in which slot.
         self.gone, self.there = set(), {}
@@ -190,10 +192,13 @@ class Host:
 
     def error(self, port):
         """An error that the port reports as fatal: what is in it gets a reset."""
-        base = self.config_space(port)
-        # As firmware does, other than qboot: errors go up.
-        for reg, serr in ((COMMAND, 0x100), (BRIDGE_CONTROL, 0x2)):
-            self.qtest(f"writew {base + reg:#x} {self.qtest(f'readw {base + reg:#x}') | serr:#x}")
+        # As firmware does, other than qboot: errors go up, all the way.
+        bridge = port
+        while bridge in self.above:
+            base = self.config_space(bridge)
+            for reg, serr in ((COMMAND, 0x100), (BRIDGE_CONTROL, 0x2)):
+                self.qtest(f"writew {base + reg:#x} {self.qtest(f'readw {base + reg:#x}') | serr:#x}")
+            bridge = self.above[bridge]
         self.qmp("human-monitor-command", **{"command-line": f"pcie_aer_inject_error {port} DLP"})
 
     def do(self, line):
