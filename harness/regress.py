@@ -44,6 +44,9 @@ def put(file, path, edits=()):
 EDITS = {
     # The default limit of 30 s is too short for an emulated kernel.
     "kselftest_harness.h": [(b"#define TEST_TIMEOUT_DEFAULT 30", b"#define TEST_TIMEOUT_DEFAULT 300")],
+    # Races in so many rounds that they take ten and four minutes.
+    "folio_split_race_test.c": [(b"#define NUM_ITERATIONS 100", b"#define NUM_ITERATIONS 5")],
+    "hugetlb_fault_after_madv.c": [(b"int max = 10000;", b"int max = 1000;")],
     # A command that hangs must not keep the other commands from running; and single commands can be chosen.
     "run_vmtests.sh": [(b'\t("$@" 2>&1) | tap_prefix', b'\t(timeout -k 10 %d "$@" 2>&1) | tap_prefix' % LIMIT),
                        (b"if test_selected ${CATEGORY}; then",
