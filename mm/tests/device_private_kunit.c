@@ -560,6 +560,21 @@ static void evict_outlives_vma(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_long_read(&ctx->map[0]->freed), 1);
 }
 
+/* What a fork leaves to the parent of the entry of a huge page. */
+static pmd_t dp_share_huge(unsigned long addr, struct folio *folio)
+{
+	pmd_t *pmdp = pmd_off(current->mm, addr);
+	spinlock_t *ptl = pmd_lock(current->mm, pmdp);
+	pmd_t pmd;
+
+	pmd = softleaf_to_pmd(make_readable_device_private_entry(folio_pfn(folio)));
+	pmd = pmd_swp_mksoft_dirty(pmd);
+	set_pmd_at(current->mm, addr, pmdp, pmd);
+	ClearPageAnonExclusive(&folio->page);
+	spin_unlock(ptl);
+	return pmd;
+}
+
 /*
  * The entry of a huge page that is shared and soft-dirty is read-only, and is
  * not taken for another when a migration that did not happen puts it back.
@@ -567,31 +582,22 @@ static void evict_outlives_vma(struct kunit *test)
 static void soft_dirty_is_put_back(struct kunit *test)
 {
 	struct dp_ctx *ctx = test->priv;
-	struct folio *folio;
-	spinlock_t *ptl;
-	pmd_t *pmdp, pmd;
+	struct dp_map *map = ctx->map[0];
+	pmd_t before, after;
 
 	if (!IS_ENABLED(CONFIG_MEM_SOFT_DIRTY))
 		kunit_skip(test, "needs soft-dirty bits");
 
 	dp_populate(test, HPAGE_PMD_ORDER);
-	folio = pfn_folio(ctx->map[0]->pfn);
-
-	/* What a fork leaves to the parent. */
-	pmdp = pmd_off(current->mm, ctx->addr);
-	ptl = pmd_lock(current->mm, pmdp);
-	pmd = softleaf_to_pmd(make_readable_device_private_entry(folio_pfn(folio)));
-	pmd = pmd_swp_mksoft_dirty(pmd);
-	set_pmd_at(current->mm, ctx->addr, pmdp, pmd);
-	ClearPageAnonExclusive(&folio->page);
-	spin_unlock(ptl);
+	before = dp_share_huge(ctx->addr, pfn_folio(map->pfn));
 
 	dp_clear_dst(ctx);
-	migrate_device_range(ctx->src, ctx->map[0]->pfn, HPAGE_PMD_NR);
+	migrate_device_range(ctx->src, map->pfn, HPAGE_PMD_NR);
 	KUNIT_EXPECT_TRUE(test, ctx->src[0] & MIGRATE_PFN_MIGRATE);
 	migrate_device_finalize(ctx->src, ctx->dst, HPAGE_PMD_NR);
 
-	KUNIT_EXPECT_EQ(test, pmd_val(pmdp_get(pmdp)), pmd_val(pmd));
+	after = pmdp_get(pmd_off(current->mm, ctx->addr));
+	KUNIT_EXPECT_EQ(test, pmd_val(after), pmd_val(before));
 }
 
 /* A page that was mapped by memory that is locked is free when nobody maps it. */
