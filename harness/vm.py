@@ -21,6 +21,9 @@ from host import Host, ports
 
 CONFIGS = REPO / "harness/configs"
 BUSYBOX = pathlib.Path("/bin/busybox")
+# Without LA57: the kernel forgets for a moment that it has it while it identifies the CPU, and KASAN takes good
+# addresses for wild if there is an interrupt at that moment.
+CPU = "max,la57=off"
 # The last of a guest's 6 GiB, which its kernel leaves alone, for devices whose memory is coherent.
 COHERENT_RAM = "2G@0x180000000"
 COHERENT = "memmap=2G$0x180000000"
@@ -186,7 +189,7 @@ def initramfs(path, files):
         entry("TRAILER!!!", 0)
 
 
-def qemu(kernel, name, files, tail, accel, memory, smp, append, more, cpu="max"):
+def qemu(kernel, name, files, tail, accel, memory, smp, append, more, cpu=CPU):
     if not BUSYBOX.exists():
         raise Failure(f"{BUSYBOX} is missing (package busybox-static); run: make setup")
     archive = LOGS / f"{name}.cpio"
@@ -225,14 +228,37 @@ def listen(child, machine, log, show):
     return lines, status
 
 
+# What every kernel says before the drivers begin, and KUnit. On a machine that is busy an emulated CPU may be lost
+# before that, and the others wait for it without end.
+BOOTED, SILENCE = "Freeing initrd memory", 300
+
+
+def guard(child, console, timeout, late):
+    """End a guest after its time, or if it falls silent for SILENCE seconds early in its boot; late says why."""
+    start = said = time.monotonic()
+    size = 0
+    while child.poll() is None:
+        time.sleep(1)
+        now, before = time.monotonic(), size
+        size = console.stat().st_size if console.exists() else 0
+        said = now if size != before else said
+        if now - start > timeout:
+            late.append(f"no end after {timeout} s")
+        elif now - said > SILENCE and BOOTED not in (console.read_text(errors="replace") if size else ""):
+            late.append(f"nothing from the kernel for {SILENCE} s")
+        if late:
+            child.kill()
+            return
+
+
 def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, append="",
-         accel=None, show=False, splats=None, again=True, cpu="max", host=None, root=False, args=()):
+         accel=None, show=False, splats=None, again=True, cpu=CPU, host=None, root=False, args=()):
     """Boot, run the script, power off. Good only if the script says so and the kernel is quiet.
 
     The kernel's console is ttyS0 and goes to a log; the script's output is ttyS1. splats is a
     pattern of console lines that the script is expected to cause. host is called for what the
-    script asks of the machine that it runs on: a line that begins with @. On a machine that is busy an
-    emulated CPU may be lost before the kernel has run any code of ours; then it is booted again, once.
+    script asks of the machine that it runs on: a line that begins with @. A guest that is lost before it has
+    run any code of ours is booted again, once.
     With root, the host's bash runs the script in the host's root file system, and what it writes is lost with
     the guest. args are more arguments for QEMU.
     """
@@ -254,33 +280,31 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
                f"{append} {machine.append}" if machine else append,
                ["-serial", f"file:{console}", "-serial", "stdio", *more], cpu)
     console.unlink(missing_ok=True)
-    late = threading.Event()
+    late = []
     with started(cmd, stdin=subprocess.PIPE if machine else subprocess.DEVNULL, stdout=subprocess.PIPE,
                  stderr=subprocess.STDOUT, text=True, errors="replace") as child, \
             open(LOGS / f"{name}.log", "w", errors="replace") as log:
-        timer = threading.Timer(timeout, lambda: (late.set(), child.kill()))
-        timer.start()
+        threading.Thread(target=guard, args=(child, console, timeout, late), daemon=True).start()
         try:
             lines, status = listen(child, machine, log, show)
         finally:
-            timer.cancel()
             child.kill()
     text = console.read_text(errors="replace") if console.exists() else ""
     why = ""
     bad = [l for l in text.splitlines() if SPLAT.search(l) and not (splats and re.search(splats, l))]
-    if late.is_set():
-        why = f"no end after {timeout} s"
+    if late:
+        why = late[0]
     elif bad:
         why = f"the kernel said: {bad[0].strip()}"
     elif status is None:
         why = "the guest ended before its script did"
     elif status:
         why = f"exit status {status}"
-    if why and again and "devtmpfs: initialized" not in text:
-        say(f"{name}: {why}, before the first initcall; once more")
+    if why and again and BOOTED not in text:
+        say(f"{name}: {why}, early in its boot; once more")
         return boot(kernel, name, script, files, timeout=timeout, memory=memory, smp=smp, append=append,
                     accel=accel, show=show, splats=splats, again=False, cpu=cpu, host=host, root=root, args=args)
-    return Result(status, lines, console, why, bool(bad), late.is_set())
+    return Result(status, lines, console, why, bool(bad), bool(late))
 
 
 def may_have_kvm():
