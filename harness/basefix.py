@@ -98,6 +98,9 @@ def verdict(where, name, result, lines):
     found = [m[1] for m in (re.match(rf"(ok|not ok) \d+ (?:\S*\.)?{case}\b(?!.*SKIP)", l) for l in lines) if m]
     if result.ok and not found:
         raise Failure(f"{where}: {name} was skipped, see {result.console}")
+    if result.status is None and "not ok" not in found and not result.splat:
+        # QEMU was killed, or slow: no verdict.
+        raise Failure(f"{where}: {name}: {result.why}, see {result.console}")
     why = result.why or (f"{name}: not ok" if "not ok" in found else "")
     return not why, why
 

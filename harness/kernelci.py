@@ -120,12 +120,12 @@ def races(console):
 
 def uml():
     """The partition, where there is no ZONE_DEVICE."""
-    src = series.series_tree()
+    src = applied("kunit")
     build = src.parent / "kunit-uml"
     build.mkdir(parents=True, exist_ok=True)
-    yield from run_kunit("uml", ["tools/testing/kunit/kunit.py", "run", "--arch=um", f"--jobs={os.cpu_count()}",
-                                 f"--build_dir={build}", "--timeout=900", "--make_options", vm.make(src, build)[-1],
-                                 "--kunitconfig=mm/tests/pgmap_partition.kunitconfig"], src, build)
+    # The command has no architecture: UML. Its limit of time is for real machines.
+    command, = commands(r"\./tools/testing/kunit/kunit\.py run (?!--arch)")
+    yield from run_kunit("uml", [*shlex.split(command), f"--build_dir={build}", "--timeout=900"], src, build)
 
 
 def kselftest_tree():

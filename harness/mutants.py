@@ -13,10 +13,11 @@ import kernels
 import series
 import tree
 import vm
-from common import LOGS, REPO, Failure, main, replace_file, watch
+from common import LOGS, REPO, Failure, lock, main, replace_file, say, watch
 from host import Host, ports
 from results import untimed
 from runner import complaints
+from series import git
 
 
 def load():
@@ -42,7 +43,7 @@ def slug(name):
     return "mutant-" + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def run(on, boot, kind, test, over=None):
+def run(on, boot, kind, test, over=None, hangs=True):
     """Run one test: an empty string if it passes. A guest that did not get as far as the test says nothing."""
     if kind == "kunit":
         result = vm.boot(on, boot, "exit 0", memory="4G", timeout=600,
@@ -65,18 +66,22 @@ def run(on, boot, kind, test, over=None):
     failed = any(re.match(bad, l) for l in lines)
     if not any(re.match(begun, l) for l in lines) or (result.ok and not ran and not failed):
         raise Failure(f"{test} did not run: {result.why}")
-    if result.status is None and not failed and not result.splat and not result.late:
-        raise Failure(f"{test}: {result.why}")      # QEMU was killed, which is no verdict
+    # QEMU was killed, or where there is no run without the mutant beside this one was slow: no verdict.
+    if result.status is None and not failed and not result.splat and not (hangs and result.late):
+        raise Failure(f"{test}: {result.why}")
     return result.why or ("not ok" if failed else "")
 
 
 def places():
-    """Each mutant finds its place in the code, once."""
+    """Each mutant finds its place in the code, once, or is in it."""
     over = series.overlay(tree.base())
     wrong = set()
     for mutant in load():
+        text = over[mutant[1]][0].decode()
+        if (mutant[0], mutant[1]) in spoilt():
+            continue
         try:
-            broken(mutant, over[mutant[1]][0].decode())
+            broken(mutant, text)
         except Failure as err:
             wrong.add(str(err))
     yield complaints("mutants.places", wrong)
@@ -106,10 +111,10 @@ def broken(mutant, text):
     return text.replace(old, new)
 
 
-def verdict(on, mutant, over=None):
+def verdict(on, mutant, over=None, hangs=True):
     """Run the test of a mutant: the result is good if the test fails."""
     name, _, (kind, test), _, _ = mutant
-    why = run(on, slug(name), kind, test, over)
+    why = run(on, slug(name), kind, test, over, hangs)
     yield f"mutant {name}: {test}: {why or 'passed'}", "" if why else "not detected", LOGS / f"{slug(name)}.console"
 
 
@@ -133,7 +138,7 @@ def representative():
     """For make check, a mutant for which only a module has to be built: the debug kernel is there anyway."""
     on = kernels.kernel(vm.debug_kernel)
     # The last one: its test fails at once, where others wait for a timeout.
-    one = [m for m in load() if m[1].startswith(DRIVER) and m[2][0] == "selftest"][-1]
+    one = [m for m in load() if m[1].startswith(DRIVER) and m[2][0] == "selftest" and (m[0], m[1]) not in spoilt()][-1]
     where = on.src.parent / "broken-module"
     shutil.rmtree(where, ignore_errors=True)
     shutil.copytree(on.src / DRIVER, where)
@@ -141,22 +146,31 @@ def representative():
     source.write_text(broken(one, source.read_text()))
     watch("building a broken module", vm.make(on.src, on.out, f"M={where}", "modules"), LOGS / "broken-module.log")
     installed = next(path for path in on.modules() if path.endswith("/drm_devmem.ko"))
-    yield from verdict(on, one, {installed: where / "drm_devmem.ko"})
+    yield from verdict(on, one, {installed: where / "drm_devmem.ko"}, hangs=False)
 
 
-def spoil(name):
+SPOILT = series.PATCHES / "spoilt"
+
+
+def spoilt():
+    """(name, file) of the mutants that break has put into this checkout."""
+    return [tuple(line.split("\t")) for line in SPOILT.read_text().splitlines()] if SPOILT.exists() else []
+
+
+def spoil(mutant):
     """Put a mutant into this checkout: into its file, or for a file of the base into a patch after all others."""
-    mutant = next((m for m in load() if m[0] == name), None)
-    if not mutant:
-        raise Failure(f"harness/mutants has no '{name}'")
+    name = mutant[0]
     path, (text, mode) = mutant[1], series.overlay(tree.base())[mutant[1]]
     text = text.decode()
     after = broken(mutant, text)
     if (REPO / path).exists():
         replace_file(REPO / path, after.encode(), mode)
         return
-    patch = series.Patch(f"{slug(name)}.patch", f"Subject: {name}\n\n\n---\ndiff --git a/{path} b/{path}\n" + "".join(
-        difflib.unified_diff(text.splitlines(True), after.splitlines(True), f"a/{path}", f"b/{path}")))
+    about = f"Broken on purpose by harness/mutants.py; a test has to notice.\n\nBreaks: {path}"
+    subject = f"mutant: {name}"
+    patch = series.Patch(series.file_name(subject, ()), f"Subject: {subject}\n\n{about}\n---\ndiff --git a/{path} b/{path}\n"
+                         + "".join(difflib.unified_diff(text.splitlines(True), after.splitlines(True),
+                                                        f"a/{path}", f"b/{path}")))
     replace_file(series.PATCHES / patch.name, patch.text().encode())
     order = series.PATCHES / "series"
     replace_file(order, f"{order.read_text()}{patch.name}\n".encode())
@@ -164,9 +178,20 @@ def spoil(name):
 
 def cli():
     if len(sys.argv) < 3 or sys.argv[1] != "break":
-        raise Failure("usage: mutants.py break NAME...; then see what make check says; git takes them out again")
-    for name in sys.argv[2:]:
-        spoil(name)
+        raise Failure("usage: mutants.py break 'NAME'...; then see what make check says")
+    lock()
+    if git(REPO, "status", "--porcelain").strip():
+        raise Failure("the checkout has changes; git takes the mutants out again, and would take these with them")
+    known = {mutant[0]: mutant for mutant in load()}
+    unknown = [name for name in sys.argv[2:] if name not in known]
+    if unknown:
+        raise Failure(f"harness/mutants has no {', '.join(map(repr, unknown))}")
+    for name in dict.fromkeys(sys.argv[2:]):
+        spoil(known[name])
+        with open(SPOILT, "a") as file:
+            file.write(f"{name}\t{known[name][1]}\n")
+        say(f"broken: {known[name][1]}; {' '.join(known[name][2])} has to notice")
+    say("to take them out: git checkout . && git clean -f patches")
 
 
 if __name__ == "__main__":

@@ -95,10 +95,10 @@ def results_of(func):
 
 
 class Journal:
-    """Results of checks that are done, kept in the cache until a source changes."""
+    """Results of checks that are done, kept in the cache until a source changes; now names the sources."""
 
-    def __init__(self, path=None):
-        self.path, self.done = path, {}
+    def __init__(self, path=None, now=None):
+        self.path, self.now, self.done = path, now, {}
         if path and path.exists():
             self.done = json.loads(path.read_text())
         self.lock = threading.Lock()
@@ -109,6 +109,9 @@ class Journal:
     def put(self, name, seconds, rows):
         """A check is repeated if one of its tests failed, or if it was interrupted."""
         if not self.path or ending() or any(row[1] and row[1][0] != "skip" for row in rows):
+            return
+        if sources() != self.now:
+            say(f"{name}: not kept, as a file of the repository has changed since the run began")
             return
         with self.lock:
             self.done[name] = {"seconds": seconds, "rows": rows}
@@ -197,7 +200,7 @@ def journal_of(part, now):
     for old in folder.glob(f"{part}-*.json"):
         if old.name != f"{part}-{now}.json":
             old.unlink()
-    return Journal(folder / f"{part}-{now}.json")
+    return Journal(folder / f"{part}-{now}.json", now)
 
 
 def run_parts(parts):

@@ -228,13 +228,13 @@ def listen(child, machine, log, show):
     return lines, status
 
 
-# What every kernel says before the drivers begin, and KUnit. On a machine that is busy an emulated CPU may be lost
-# before that, and the others wait for it without end.
+# On a machine that is busy an emulated CPU may be lost early, and the others wait for it without end. Nothing of the
+# kernel's boot is that long without a line, until this one.
 BOOTED, SILENCE = "Freeing initrd memory", 300
 
 
 def guard(child, console, timeout, late):
-    """End a guest after its time, or if it falls silent for SILENCE seconds early in its boot; late says why."""
+    """End a guest after its time, or if it falls silent for SILENCE seconds in its boot; late says why."""
     start = said = time.monotonic()
     size = 0
     while child.poll() is None:
@@ -257,8 +257,8 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
 
     The kernel's console is ttyS0 and goes to a log; the script's output is ttyS1. splats is a
     pattern of console lines that the script is expected to cause. host is called for what the
-    script asks of the machine that it runs on: a line that begins with @. A guest that is lost before it has
-    run any code of ours is booted again, once.
+    script asks of the machine that it runs on: a line that begins with @. A guest that falls silent in its
+    boot, without a complaint, is booted again, once; its console is kept.
     With root, the host's bash runs the script in the host's root file system, and what it writes is lost with
     the guest. args are more arguments for QEMU.
     """
@@ -300,8 +300,9 @@ def boot(kernel, name, script, files=None, *, timeout=600, memory="2G", smp=2, a
         why = "the guest ended before its script did"
     elif status:
         why = f"exit status {status}"
-    if why and again and BOOTED not in text:
-        say(f"{name}: {why}, early in its boot; once more")
+    if late and again and not bad and BOOTED not in text:
+        kept = console.replace(console.with_suffix(".first.console")) if console.exists() else "no console"
+        say(f"{name}: {why} in its boot; once more, see {kept}")
         return boot(kernel, name, script, files, timeout=timeout, memory=memory, smp=smp, append=append,
                     accel=accel, show=show, splats=splats, again=False, cpu=cpu, host=host, root=root, args=args)
     return Result(status, lines, console, why, bool(bad), bool(late))

@@ -577,7 +577,8 @@ static pmd_t dp_share_huge(unsigned long addr, struct folio *folio)
 
 /*
  * The entry of a huge page that is shared and soft-dirty is read-only, and is
- * not taken for another when a migration that did not happen puts it back.
+ * not taken for another when a migration that did not happen puts it back. A
+ * kernel that takes it for another one warns: the case itself does not fail.
  */
 static void soft_dirty_is_put_back(struct kunit *test)
 {

@@ -52,15 +52,15 @@ static bool quiet_faults(void)
 
 	for (i = 0; i < 3; i++) {
 		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/verbose", attrs[i]);
-		if (!dm_file_put(path, "0"))
+		if (!dm_file_change(path, "0"))
 			return false;
 		snprintf(path, sizeof(path), "/sys/kernel/debug/%s/ignore-gfp-wait",
 			 attrs[i]);
-		if (i < 2 && !dm_file_put(path, "N"))
+		if (i < 2 && !dm_file_change(path, "N"))
 			return false;
 	}
-	return dm_file_put("/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N") &&
-	       dm_file_put("/sys/kernel/debug/fail_page_alloc/min-order", "0");
+	return dm_file_change("/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N") &&
+	       dm_file_change("/sys/kernel/debug/fail_page_alloc/min-order", "0");
 }
 
 /* The pages that a sweep begins with: all on their devices, the huge one in one piece. */
@@ -531,7 +531,10 @@ static const struct dm_left left_to_all[] = {
 
 static const char *unsuitable(void)
 {
-	return quiet_faults() ? NULL : "the kernel has no fault injection, or no debugfs";
+	/* What a user who is not root lacks is said elsewhere. */
+	if (geteuid() || quiet_faults())
+		return NULL;
+	return "the kernel has no fault injection, or no debugfs";
 }
 
 static void machine(void)

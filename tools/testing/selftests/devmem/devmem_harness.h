@@ -55,13 +55,14 @@ struct dm_left {
 	__met;								\
 })
 
-static inline void dm_modprobe(const char *args)
+/* @option is an option of modprobe, "-r" to unload the module. */
+static inline void dm_modprobe(const char *option, const char *args)
 {
 	pid_t pid = fork();
 
 	if (!pid) {
-		execlp("modprobe", "modprobe", "-q", "drm_devmem", args, NULL);
-		execl("/sbin/modprobe", "modprobe", "-q", "drm_devmem", args, NULL);
+		execlp("modprobe", "modprobe", option, "drm_devmem", args, NULL);
+		execl("/sbin/modprobe", "modprobe", option, "drm_devmem", args, NULL);
 		_exit(127);
 	}
 	if (pid > 0)
@@ -78,7 +79,7 @@ static inline const char *dm_unusable(const char *args)
 
 	if (fd < 0 && errno == ENOENT && !geteuid()) {
 		if (access("/sys/module/drm_devmem", F_OK))
-			dm_modprobe(args);
+			dm_modprobe("-q", args);
 		/* udev makes the node if devtmpfs does not. */
 		if (!access("/sys/module/drm_devmem", F_OK))
 			dm_soon(!access(DEVMEM_CTL_PATH, F_OK));
@@ -95,9 +96,10 @@ static inline const char *dm_unusable(const char *args)
 	return DEVMEM_CTL_PATH " cannot be opened";
 }
 
-/* A program whose tests were all skipped is skipped. */
+/* The kernel is as it was. A program whose tests were all skipped is skipped. */
 static inline void dm_at_exit(void)
 {
+	dm_files_restore();
 	if (!ksft_plan || ksft_cnt.ksft_xskip != ksft_plan)
 		return;
 	ksft_print_msg("skipped: no test could be run on this machine\n");
@@ -179,13 +181,13 @@ static inline int dm_main(int argc, char **argv, const struct dm_program *progra
 	optind = 1;
 	ksft_print_header();
 	setenv("KSFT_TAP_LEVEL", "1", 1);
+	atexit(dm_at_exit);
 	why = program->unsuitable ? program->unsuitable() : NULL;
 	if (!why)
 		why = dm_unusable(program->args);
 	if (why)
 		ksft_exit_skip("%s\n", why);
 	program->machine();
-	atexit(dm_at_exit);
 	argv = dm_select(&argc, argv, program->left);
 	if (!argv)
 		ksft_exit_skip("only the program with all variants tests this machine\n");

@@ -724,8 +724,11 @@ static const char *unsuitable(void)
 {
 	if (!getenv("DEVMEM_HOST"))
 		return "no host that plugs cards: $DEVMEM_HOST is not set";
+	/* Another program has loaded it: this one needs another parameter. */
 	if (!access("/sys/module/drm_devmem", F_OK) && access(DRIVER, F_OK))
-		return "drm_devmem is loaded without cards=1";
+		dm_modprobe("-r", NULL);
+	if (!access("/sys/module/drm_devmem", F_OK) && access(DRIVER, F_OK))
+		return "drm_devmem is loaded without cards=1, and in use";
 	slots_find();
 	return nr_slots() ? NULL : "the machine has no slots with hot-plug";
 }

@@ -432,6 +432,43 @@ static inline bool dm_file_put(const char *path, const char *text)
 	return ok;
 }
 
+/* Files of the kernel that a test has changed, and what they said before. */
+static struct {
+	char path[128], was[128];
+} dm_changed[16];
+
+/* Write to a file of the kernel; dm_files_restore() undoes it. */
+static inline bool dm_file_change(const char *path, const char *text)
+{
+	unsigned int i;
+	ssize_t len;
+	int fd;
+
+	for (i = 0; i < ARRAY_SIZE(dm_changed) && *dm_changed[i].path; i++)
+		if (!strcmp(dm_changed[i].path, path))
+			return dm_file_put(path, text);
+	if (i == ARRAY_SIZE(dm_changed))
+		return false;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	len = read(fd, dm_changed[i].was, sizeof(dm_changed[i].was) - 1);
+	close(fd);
+	if (len <= 0)
+		return false;
+	snprintf(dm_changed[i].path, sizeof(dm_changed[i].path), "%s", path);
+	return dm_file_put(path, text);
+}
+
+static inline void dm_files_restore(void)
+{
+	unsigned int i;
+
+	for (i = ARRAY_SIZE(dm_changed); i--; )
+		if (*dm_changed[i].path)
+			dm_file_put(dm_changed[i].path, dm_changed[i].was);
+}
+
 /* The number that stands behind @key, or at the beginning; or -1. */
 static inline long dm_file_get(const char *path, const char *key)
 {
@@ -473,6 +510,8 @@ static inline void dm_say_stacks(void)
 
 #define DM_SWAP		"/dev/ram0"
 
+static bool dm_swaps;
+
 /* Make the beginning of a RAM disk swap. */
 static inline int dm_swap_on(size_t size)
 {
@@ -487,17 +526,35 @@ static inline int dm_swap_on(size_t size)
 		.last_page = size / DM_PAGE - 1,
 		.magic = "SWAPSPACE2",
 	};
+	char was[DM_PAGE], none[DM_PAGE] = {};
 	/* O_EXCL: not if anybody uses it. */
 	int fd = open(DM_SWAP, O_RDWR | O_EXCL);
 	bool ok;
 
 	if (fd < 0)
 		return -errno;
-	ok = write(fd, &head, sizeof(head)) == (ssize_t)sizeof(head) && !fsync(fd);
+	if (read(fd, was, DM_PAGE) == DM_PAGE && memcmp(was, none, DM_PAGE) &&
+	    memcmp(was + DM_PAGE - 10, head.magic, 10)) {
+		close(fd);
+		return -EBUSY;	/* somebody's data */
+	}
+	ok = pwrite(fd, &head, sizeof(head), 0) == (ssize_t)sizeof(head) && !fsync(fd);
 	close(fd);
 	if (!ok)
 		return -EIO;
-	return swapon(DM_SWAP, 0) ? -errno : 0;
+	if (swapon(DM_SWAP, 0))
+		return -errno;
+	dm_swaps = true;
+	return 0;
+}
+
+/* Undo dm_swap_on(), if it is on. */
+static inline int dm_swap_off(void)
+{
+	if (dm_swaps && swapoff(DM_SWAP))
+		return -errno;
+	dm_swaps = false;
+	return 0;
 }
 
 #endif /* _DEVMEM_UTIL_H_ */
