@@ -28,6 +28,7 @@ LIMIT, GUEST_LIMIT = 600, 10800
 UNSTABLE = {
     r"transact_test Extra pages": "its name holds what it counted",
     r"ksm_tests -N -m 1": "it counts the merged pages of all processes, also of those that are gone",
+    r"\.khugepaged[^:]*(: collapse_\w*swap\w*.*)?$": "one MADV_PAGEOUT has to swap out all pages, also busy ones",
     r"drm_sched_client_work": "a test of the scheduler's fails if a job takes less than it expects",
 }
 # The same for lines of the kernel's.
