@@ -27,7 +27,7 @@ apply:		## apply the series to the tree LINUX=path
 	@$(PY)/series.py apply --base "$(LINUX)"
 shell: setup	## boot the kernel and get a prompt with virtual GPUs
 	@$(PY)/vm.py shell
-base-tests: setup	## each test of a base fix fails on stock and passes on the series
+base-tests: setup	## each test of a base fix fails on stock, and passes with the base fixes alone
 	@$(PY)/check.py base-tests
 soak: setup	## all at random: MINUTES=n on the debug kernel, CHANGES=n on the plain one; SEED=s
 	@$(PY)/check.py soak

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The fixes of the base: each test fails on stock and passes on the series; upstream's hmm-tests change nowhere."""
+"""The fixes of the base: each test fails on stock and passes with the fixes; upstream's hmm-tests change nowhere."""
 import functools
+import itertools
 import re
 
 import kernels
@@ -8,21 +9,22 @@ import series
 import tree
 import vm
 from common import LOGS, REPO, Failure, say
-from guests import LEAKS, STRICT
+from guests import LEAKS
 from results import tap, untimed
 
-HMM_SCRIPT = """modprobe test_hmm spm_addr_dev0=0x180000000 spm_addr_dev1=0x1C0000000 || exit 2
-cd /test; ./hmm-tests {}; status=$?
+HMM_MODULE = "modprobe test_hmm spm_addr_dev0=0x180000000 spm_addr_dev1=0x1C0000000 || exit 2\n"
+HMM_SCRIPT = HMM_MODULE + """cd /test; ./hmm-tests {}; status=$?
 rmmod test_hmm || exit 3
 [ $status -le 1 ] || exit 4
 """
+# test_hmm has no more coherent memory, which is so on stock too.
+FULL = r"WARNING: \S*mm/memremap.c:\d+ at memremap_pages"
 # It gives itself 120 s, which is not enough for an emulated debug kernel.
 BENCHMARK = "benchmark_thp_migration"
 
 
 def hmm_tests_on(on, name, args="", end=""):
-    """All of them, with coherent memory. With THP always on, test_hmm's 256 MiB of coherent memory
-    end up in pieces; that it then asks for more and gets a warning is so on stock too."""
+    """All of them, with coherent memory."""
     base = tree.make(tree.base(), "stock", {})
     stock = {}
     for line in (REPO / "harness/hmm-tests.stock").read_text().splitlines():
@@ -32,7 +34,7 @@ def hmm_tests_on(on, name, args="", end=""):
     result = vm.boot(on, name, HMM_SCRIPT.format(args) + end,
                      {"/test/hmm-tests": vm.user_program(on, "mm", "hmm-tests", src=base)}, memory="6G", timeout=1800,
                      append=f"{vm.COHERENT} transparent_hugepage=madvise",
-                     splats=r"WARNING: \S*mm/memremap.c:\d+ at memremap_pages")
+                     splats=FULL)
     if result.why:
         raise Failure(f"{name}: {result.why}, see {result.console}")
     found = tap(result.lines)
@@ -74,12 +76,22 @@ def stock_tests_kernel():
     return vm.Kernel(tree.make(src, "stock-tests", files), "stock-tests", ["plain", "base-tests"])
 
 
-def run_hmm(on, boot, names, append):
-    """Run tests of the series' hmm-tests in one guest: (result, lines)."""
-    prog = vm.user_program(on, "mm", "hmm-tests", src=series.series_tree())
-    result = vm.boot(on, boot, "modprobe test_hmm || exit 2\ncd /test\n./hmm-tests " +
-                     " ".join(f"-r hmm.hmm_device_private.{name}" for name in names),
-                     {"/test/hmm-tests": prog}, timeout=900, append=f"transparent_hugepage=madvise {append}")
+def fixes_kernel():
+    """Stock with the patches before the core: the base fixes, as they can be posted and backported alone."""
+    src = tree.base()
+    patches = list(itertools.takewhile(lambda patch: "mm/pgmap_partition.c" not in patch.new, series.load()))
+    return vm.Kernel(tree.make(src, "fixes", series.overlay(src, patches)), "fixes", ["plain", "base-tests"])
+
+
+def run_hmm(on, boot, tests):
+    """Run programs of the series' selftests/mm on lib/test_hmm, {name: arguments}, with swap on a disk, as a RAM
+    disk keeps no copy of what is read back: (result, lines)."""
+    src = series.series_tree()
+    files = {f"/test/{name}": vm.user_program(on, "mm", name, src=src) for name in tests}
+    runs = "".join(f"./{name} {args}; [ $? -le 1 ] || bad=3\n" for name, args in tests.items())
+    script = f"mkswap /dev/vda >/dev/null && swapon /dev/vda || exit 2\n{HMM_MODULE}cd /test; bad=0\n{runs}exit $bad\n"
+    result = vm.boot(on, boot, script, files, timeout=900, memory="6G", args=vm.disk("swap", boot), splats=FULL,
+                     append=f"{vm.COHERENT} transparent_hugepage=madvise")
     return result, result.lines
 
 
@@ -105,23 +117,35 @@ def verdict(where, name, result, lines):
     return not why, why
 
 
+def arguments(kind, names):
+    """{program: arguments} for run_hmm() of tests of one kind."""
+    if kind == "hmm":
+        return {"hmm-tests": " ".join(f"-r hmm.hmm_device_private.{name}" for name in names)}
+    return {"hmm-access": " ".join(f"-t {name}" for name in names)}
+
+
 def base_fixes():
     """The tests that are not KUnit's, in one guest, on the series; base-tests shows that each fails on stock."""
-    names = [name for _, kind, name in fixes() if kind == "hmm"]
-    result, lines = run_hmm(kernels.kernel(vm.debug_kernel), "base-fixes", names, STRICT)
-    for defect, kind, name in fixes():
-        if kind == "hmm":
-            good, why = verdict("series", name, result, lines)
-            yield f"base-fixes.{defect}.{name}", "" if good else why, result.console
+    listed = [fix for fix in fixes() if fix[1] != "kunit"]
+    tests = {}
+    for kind in ("hmm", "access"):
+        tests |= arguments(kind, [name for _, this, name in listed if this == kind])
+    result, lines = run_hmm(kernels.kernel(vm.debug_kernel), "base-fixes", tests)
+    for defect, _, name in listed:
+        good, why = verdict("series", name, result, lines)
+        yield f"base-fixes.{defect}.{name}", "" if good else why, result.console
 
 
 def base_test(defect, kind, name):
     """One test, in a guest of its own on either kernel, as it may bring stock down."""
-    for where, make, want in (("stock", stock_tests_kernel, False), ("series", vm.plain_kernel, True)):
+    for where, make, want in (("stock", stock_tests_kernel, defect == "-"), ("fixes", fixes_kernel, True)):
         on, boot = kernels.kernel(make), f"base-{where}-{name}"
-        result, lines = run_hmm(on, boot, [name], "") if kind == "hmm" else run_case(on, boot, name, "")
+        if kind == "kunit":
+            result, lines = run_case(on, boot, name, "")
+        else:
+            result, lines = run_hmm(on, boot, arguments(kind, [name]))
         good, why = verdict(where, name, result, lines)
-        yield f"{defect}.{name}.{'passes-on-series' if want else 'fails-on-stock'}", \
+        yield f"{defect}.{name}.{'passes' if want else 'fails'}-on-{where}", \
             "" if good == want else why or "it passes", result.console
         if not want and why:
             say(f"  there: {why}")

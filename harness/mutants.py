@@ -53,14 +53,15 @@ def run(on, boot, kind, test, over=None, hangs=True):
         lines = [line.strip() for line in untimed(result.console.read_text(errors="replace"))]
         ran = any(re.match(rf"ok \d+ {case}\b(?!.*SKIP)", l) for l in lines)
     else:
-        folder, prog, mod = {"hmm": ("mm", "hmm-tests", "test_hmm"), "selftest": ("devmem", "devmem", "drm_devmem"),
+        folder, prog, mod = {"hmm": ("mm", "hmm-tests", "test_hmm"), "access": ("mm", "hmm-access", "test_hmm"),
+                             "selftest": ("devmem", "devmem", "drm_devmem"),
                              "card": ("devmem", "devmem_hotplug", "drm_devmem cards=1")}[kind]
-        program = vm.user_program(on, folder, prog) if kind == "hmm" else kernelci.program(prog)
+        program = vm.user_program(on, folder, prog) if folder == "mm" else kernelci.program(prog)
         with_cards = {"host": lambda name: Host(name, ports("p0 p1 p2")), "cpu": "EPYC"} if kind == "card" else {}
         result = vm.boot(on, boot, f"modprobe {mod} || exit 2\ncd /test\nexport DEVMEM_HOST=/dev/ttyS1\n"
                          f"./{prog} -r {test}",
                          {f"/test/{prog}": program, **(over or {})}, memory="4G", timeout=600,
-                         append="transparent_hugepage=madvise" if kind == "hmm" else "", **with_cards)
+                         append="transparent_hugepage=madvise" if folder == "mm" else "", **with_cards)
         begun, bad, lines = rf"# +RUN +{test}\b", "not ok", result.lines
         ran = any(re.match(rf"ok \d+ {test}\b(?!.*SKIP)", l) for l in lines)
     failed = any(re.match(bad, l) for l in lines)

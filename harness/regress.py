@@ -128,16 +128,6 @@ NODES = [arg for node, cpus in enumerate(("0-1", "2-3")) for arg in (
     "-object", f"memory-backend-ram,id=node{node},size=2G", "-numa", f"node,memdev=node{node},cpus={cpus}")]
 
 
-def disk(name, where):
-    """QEMU's arguments for an empty disk of 1 GiB, whose file is sparse."""
-    path = LOGS / f"{where}.{name}"
-    path.unlink(missing_ok=True)
-    with open(path, "wb") as file:
-        file.truncate(1 << 30)
-    return ["-drive", f"if=none,id={name},format=raw,cache=unsafe,file={path}",
-            "-device", f"virtio-blk-pci,drive={name}"]
-
-
 def vmtests(lines):
     """test -> ok, not ok or skip; for each command of run_vmtests.sh and each KTAP line of its program."""
     found, command, nested = {}, None, []
@@ -192,7 +182,7 @@ def run_vmtests(kernel, name, programs=(), disks=True):
     while todo:
         guest += 1
         where = name if guest == 1 else f"{name}-{guest}"
-        args = NODES + (disk("swap", where) + disk("files", where) if disks else [])
+        args = NODES + (vm.disk("swap", where) + vm.disk("files", where) if disks else [])
         result = vm.boot(kernel, where, SCRIPT.format(tests=tests, todo=" ".join(todo), only=only), root=True,
                          args=args, memory="4G", smp=CPUS, splats=".", timeout=GUEST_LIMIT)
         said |= splats(result)

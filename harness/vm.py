@@ -201,6 +201,16 @@ def qemu(kernel, name, files, tail, accel, memory, smp, append, more, cpu=CPU):
             "-initrd", archive, "-append", f"console=ttyS0,115200 panic=-1 oops=panic {append}", *more]
 
 
+def disk(name, where):
+    """QEMU's arguments for an empty disk of 1 GiB, whose file is sparse."""
+    path = LOGS / f"{where}.{name}"
+    path.unlink(missing_ok=True)
+    with open(path, "wb") as file:
+        file.truncate(1 << 30)
+    return ["-drive", f"if=none,id={name},format=raw,cache=unsafe,file={path}",
+            "-device", f"virtio-blk-pci,drive={name}"]
+
+
 class Result:
     def __init__(self, status, lines, console, why, splat=False, late=False):
         self.status, self.lines, self.console, self.why = status, lines, console, why
