@@ -58,6 +58,10 @@ struct dp_ctx {
 	struct task_struct *walker;
 	int hits;
 	int depth;
+
+	/* The same on the pagemap of a page */
+	const unsigned long *pagemap;
+	int gone;
 };
 
 static struct dp_map *dp_map_of(const struct folio *folio)
@@ -343,8 +347,58 @@ static void dp_walk_rcu(struct kunit *test, unsigned int order)
 	KUNIT_ASSERT_EQ(test, inside, outside + 1);
 	KUNIT_EXPECT_GE(test, walk, inside);
 }
+
+static void dp_pagemap_written(struct perf_event *bp,
+			       struct perf_sample_data *data,
+			       struct pt_regs *regs)
+{
+	struct dp_ctx *ctx = bp->overflow_handler_context;
+
+	ctx->hits++;
+	ctx->gone += !READ_ONCE(*ctx->pagemap);
+}
+
+/* At no time of a split has a page no pagemap. */
+static void split_keeps_pagemap(struct kunit *test)
+{
+	struct perf_event * __percpu *bp;
+	struct dp_ctx *ctx = test->priv;
+	struct perf_event_attr attr;
+	struct folio *folio;
+	struct page *page;
+	int ret;
+
+	dp_populate(test, HPAGE_PMD_ORDER);
+	folio = pfn_folio(ctx->map[0]->pfn);
+	page = folio_page(folio, 1);
+	ctx->pagemap = &page->compound_info;
+
+	hw_breakpoint_init(&attr);
+	attr.bp_addr = (unsigned long)ctx->pagemap;
+	attr.bp_len = sizeof(*ctx->pagemap);
+	attr.bp_type = HW_BREAKPOINT_W;
+	bp = register_wide_hw_breakpoint(&attr, dp_pagemap_written, ctx);
+	KUNIT_ASSERT_FALSE(test, IS_ERR_PCPU(bp));
+
+	folio_get(folio);
+	folio_lock(folio);
+	ret = split_folio(folio);
+	folio_unlock(folio);
+	folio_put(folio);
+	unregister_wide_hw_breakpoint(bp);
+
+	KUNIT_ASSERT_EQ(test, ret, 0);
+	KUNIT_ASSERT_GT_MSG(test, ctx->hits, 0, "the watchpoint does not work");
+	KUNIT_EXPECT_EQ(test, ctx->gone, 0);
+	KUNIT_EXPECT_PTR_EQ(test, page_pgmap(page), &ctx->map[0]->pgmap);
+}
 #else
 static void dp_walk_rcu(struct kunit *test, unsigned int order)
+{
+	kunit_skip(test, "needs watchpoints");
+}
+
+static void split_keeps_pagemap(struct kunit *test)
 {
 	kunit_skip(test, "needs watchpoints");
 }
@@ -912,6 +966,7 @@ static struct kunit_case dp_test_cases[] = {
 	KUNIT_CASE(hmm_pmd_offset),
 	KUNIT_CASE(hmm_pte_rcu),
 	KUNIT_CASE(hmm_pmd_rcu),
+	KUNIT_CASE(split_keeps_pagemap),
 	KUNIT_CASE(unmap_waits_for_rcu),
 	KUNIT_CASE(init_refused_when_dying),
 	KUNIT_CASE(evict_huge_to_small),
