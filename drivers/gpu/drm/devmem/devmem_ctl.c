@@ -33,7 +33,7 @@
 #define DEVMEM_MAX_TIMEOUT_MS		(60 * MSEC_PER_SEC)
 
 static_assert(DEVMEM_MAX_DEVICES == DEVMEM_TOPO_NODES);
-static_assert(DEVMEM_MAX_DEVICES <= PGMAP_MAX_PEERS);
+static_assert(DEVMEM_MAX_DEVICES <= PGMAP_FABRIC_MAX_PEERS);
 static_assert(DEVMEM_MAX_LINKS == DEVMEM_TOPO_PAIRS);
 static_assert(DEVMEM_MAX_SIZE - 1 <= DEVMEM_ADDR_OFFSET);
 
@@ -81,7 +81,7 @@ static void devmem_ctl_stats(struct devmem_op_stats *out,
 	out->pages_evacuated = stats->pages_evacuated;
 	out->pages_poisoned = stats->pages_poisoned;
 	out->bytes_copied = stats->bytes_copied;
-	out->pages_left = stats->pages_left;
+	out->stall_ns = stats->stall_ns;
 	out->peers_moved = stats->peers_moved;
 }
 
@@ -345,7 +345,6 @@ static int devmem_ctl_topology(void __user *arg)
 			entry.mem_size = dev->mem_size;
 			entry.resident_pages = atomic64_read(&dev->allocated);
 			entry.links = devmem_topo.told[id];
-			entry.left_pages = pgmap_peer_pages_left(&dev->peer);
 			if (copy_to_user(&entries[nr], &entry, sizeof(entry))) {
 				err = -EFAULT;
 				break;

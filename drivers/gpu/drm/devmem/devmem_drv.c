@@ -145,6 +145,7 @@ static int devmem_count(struct devmem_device *dev, unsigned long addr,
 			unsigned long len, bool system, u64 *count)
 {
 	unsigned long nr = len >> PAGE_SHIFT, n, i;
+	struct pgmap_peer *peer = &dev->peer;
 	u32 *entries;
 	int err = 0;
 
@@ -155,7 +156,8 @@ static int devmem_count(struct devmem_device *dev, unsigned long addr,
 
 	while (nr && !err) {
 		n = min(nr, DEVMEM_QUERY_BATCH);
-		err = devmem_walk_query(&dev, 1, current->mm, addr, n, entries, NULL);
+		err = devmem_walk_query(&peer, 1, current->mm, addr, n, entries,
+					NULL);
 		for (i = 0; i < n && !err; i++) {
 			if (system)
 				*count += DEVMEM_PAGE_KIND(entries[i]) ==
@@ -208,17 +210,11 @@ static int devmem_ioctl_migrate(struct drm_device *drm, void *data,
 	return err ?: ret;
 }
 
-/*
- * Collect one device of each cluster: its walk shows all of the cluster's pages. They
- * are referred to, until devmem_put_devices(). No lock is kept: what a walk waits for
- * is up to the user.
- */
-static int devmem_get_devices(struct devmem_device **devs)
+/* Collect one peer of each cluster: its walk shows all of the cluster's pages. */
+static unsigned int devmem_query_peers(struct pgmap_peer **peers)
 {
 	unsigned int id, nr = 0, i;
 
-	if (mutex_lock_killable(&devmem_ctl_lock))
-		return -EINTR;
 	for (id = 0; id < DEVMEM_MAX_DEVICES; id++) {
 		struct devmem_device *dev = devmem_device_find(id);
 
@@ -226,33 +222,24 @@ static int devmem_get_devices(struct devmem_device **devs)
 		if (!dev || !pgmap_peer_owner_id(&dev->peer))
 			continue;
 		for (i = 0; i < nr; i++)
-			if (pgmap_peers_share(&dev->peer, &devs[i]->peer))
+			if (pgmap_peers_share(&dev->peer, peers[i]))
 				break;
-		if (i < nr)
-			continue;
-		drm_dev_get(&dev->drm);
-		devs[nr++] = dev;
+		if (i == nr)
+			peers[nr++] = &dev->peer;
 	}
-	mutex_unlock(&devmem_ctl_lock);
 
 	return nr;
-}
-
-static void devmem_put_devices(struct devmem_device **devs, int nr)
-{
-	while (nr-- > 0)
-		drm_dev_put(&devs[nr]->drm);
 }
 
 static int devmem_ioctl_query(struct drm_device *drm, void *data,
 			      struct drm_file *file)
 {
-	struct devmem_device *devs[DEVMEM_MAX_DEVICES];
+	struct pgmap_peer *peers[DEVMEM_MAX_DEVICES];
 	struct devmem_query *args = data;
 	u32 __user *pages = u64_to_user_ptr(args->pages);
 	u64 nr = args->len >> PAGE_SHIFT, i, n;
-	int err, nr_devs;
 	u32 *entries;
+	int err;
 
 	if (args->flags || args->pad)
 		return -EINVAL;
@@ -267,12 +254,16 @@ static int devmem_ioctl_query(struct drm_device *drm, void *data,
 	for (i = 0; i < nr && !err; i += n) {
 		n = min(nr - i, DEVMEM_QUERY_BATCH);
 
-		nr_devs = devmem_get_devices(devs);
-		err = nr_devs < 0 ? nr_devs :
-		      devmem_walk_query(devs, nr_devs, current->mm,
+		/* No device leaves or changes cluster meanwhile. */
+		if (mutex_lock_killable(&devmem_ctl_lock)) {
+			err = -EINTR;
+			break;
+		}
+		err = devmem_walk_query(peers, devmem_query_peers(peers),
+					current->mm,
 					args->addr + (i << PAGE_SHIFT), n,
 					entries, NULL);
-		devmem_put_devices(devs, nr_devs);
+		mutex_unlock(&devmem_ctl_lock);
 
 		if (!err && copy_to_user(&pages[i], entries, n * sizeof(*entries)))
 			err = -EFAULT;
@@ -285,12 +276,12 @@ static int devmem_ioctl_query(struct drm_device *drm, void *data,
 static int devmem_ioctl_hold(struct drm_device *drm, void *data,
 			     struct drm_file *file)
 {
-	struct devmem_device *devs[DEVMEM_MAX_DEVICES];
+	struct pgmap_peer *peers[DEVMEM_MAX_DEVICES];
 	struct devmem_hold *args = data;
 	struct folio *folio = NULL;
 	unsigned long left;
-	int err, nr_devs;
 	u32 entry;
+	int err;
 
 	if (args->flags & ~DEVMEM_HOLD_LOCK || !args->ms ||
 	    args->ms > 60 * MSEC_PER_SEC)
@@ -299,12 +290,11 @@ static int devmem_ioctl_hold(struct drm_device *drm, void *data,
 	if (err)
 		return err;
 
-	nr_devs = devmem_get_devices(devs);
-	if (nr_devs < 0)
-		return nr_devs;
-	err = devmem_walk_query(devs, nr_devs, current->mm, args->addr, 1, &entry,
-				&folio);
-	devmem_put_devices(devs, nr_devs);
+	if (mutex_lock_killable(&devmem_ctl_lock))
+		return -EINTR;
+	err = devmem_walk_query(peers, devmem_query_peers(peers), current->mm,
+				args->addr, 1, &entry, &folio);
+	mutex_unlock(&devmem_ctl_lock);
 	if (!err && !folio)
 		err = -ENOENT;
 	if (err)
@@ -421,6 +411,7 @@ static void devmem_unmap_foreign(struct pgmap_peer *peer)
 static const struct pgmap_peer_ops devmem_peer_ops = {
 	.unmap_foreign = devmem_unmap_foreign,
 	.copy_to_ram = drm_pagemap_copy_to_ram,
+	.copy = drm_pagemap_copy,
 	.rehome = drm_pagemap_rehome,
 };
 
@@ -502,7 +493,8 @@ struct devmem_device *devmem_device_create(struct device *parent, unsigned int i
 	if (err)
 		goto err_drm;
 
-	err = pgmap_peer_join(&devmem_fabric, &dev->peer, NULL);
+	err = pgmap_peer_join(&devmem_fabric, &dev->peer, DEVMEM_PROBE_TIMEOUT,
+			      NULL);
 	if (err)
 		goto err_mem;
 

@@ -5,7 +5,6 @@
  * Locking order:
  *
  *	devmem_ctl_lock			devices and links, one change at a time
- *	  pgmap_peer.lock		in the core
  *	  pgmap_fabric.lock		in the core
  *	    devmem_device.vms_lock	in unmap_foreign
  *	      drm_gpusvm.notifier_lock	the "driver lock" of hmm.rst
@@ -18,8 +17,9 @@
  *	  devmem_chunk.lock		allocation of slots
  *	devmem_device.allocs_lock	spinlock, leaf
  *
- * No mmap_lock is taken under devmem_ctl_lock, nor under a lock that unmap_foreign
- * takes: a user can keep it for as long as a page fault lasts.
+ * devmem_ctl_lock is taken before mmap_lock and never inside of it.
+ * devmem_vm.lock is held over pgmap_walk_begin(), which waits for topology
+ * changes: so unmap_foreign must never take it.
  */
 #ifndef _DEVMEM_DRV_H_
 #define _DEVMEM_DRV_H_
@@ -53,7 +53,10 @@ struct resource;
 /* The size of a huge page, and the most that is allocated as one piece. */
 #define DEVMEM_HUGE_SIZE	SZ_2M
 
-/* How long a page may keep moving before a request gives up. */
+/*
+ * How long a page may keep moving before a request gives up. A topology change
+ * may hold it up for that long, and more.
+ */
 #define DEVMEM_FAULT_TIMEOUT	(10 * HZ)
 
 /*
@@ -305,7 +308,7 @@ int devmem_access(struct devmem_device *dev, u64 pte, unsigned int offset,
 int devmem_engine_exec(struct devmem_vm *vm, struct devmem_exec *exec);
 
 /* devmem_walk.c */
-int devmem_walk_query(struct devmem_device **devs, unsigned int nr_devs,
+int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
 		      struct mm_struct *mm, unsigned long start,
 		      unsigned long nr, u32 *entries, struct folio **held);
 int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,

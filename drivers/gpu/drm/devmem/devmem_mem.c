@@ -126,7 +126,7 @@ static u64 devmem_page_offset(struct page *page)
 {
 	struct devmem_chunk *chunk = devmem_page_chunk(page);
 
-	/* The core has chosen where the chunk is. */
+	/* The chunk has been elsewhere before, and will be again. */
 	if (is_device_coherent_page(page))
 		return page_to_phys(page) - chunk->dev->peer.mem->start;
 	return chunk->offset + ((u64)pgmap_page_slot(page) << PAGE_SHIFT);
@@ -607,8 +607,9 @@ static bool devmem_mem_is_local(struct devmem_device *dev, struct mm_struct *mm,
 				u32 *entries)
 {
 	unsigned long nr = (end - start) >> PAGE_SHIFT, i;
+	struct pgmap_peer *peer = &dev->peer;
 
-	if (devmem_walk_query(&dev, 1, mm, start, nr, entries, NULL))
+	if (devmem_walk_query(&peer, 1, mm, start, nr, entries, NULL))
 		return false;
 
 	for (i = 0; i < nr; i++)

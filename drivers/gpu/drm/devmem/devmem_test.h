@@ -50,9 +50,8 @@
  * @pages_evacuated: pages that were copied to system memory
  * @pages_poisoned: pages that were lost: the CPU gets SIGBUS there, a device EFAULT
  * @bytes_copied: bytes that were copied for it
- * @stall_ns: longest time that faults of a device were held up: 0, as none are
- * @peers_moved: devices whose owner changed
- * @pages_left: pages that could not be moved in time; they are moved later
+ * @stall_ns: longest time that a device's faults were held up
+ * @peers_moved: devices that changed cluster, the ones that paid
  */
 struct devmem_op_stats {
 	__u64 pages_rehomed;
@@ -61,7 +60,6 @@ struct devmem_op_stats {
 	__u64 bytes_copied;
 	__u64 stall_ns;
 	__u64 peers_moved;
-	__u64 pages_left;
 };
 
 /**
@@ -151,9 +149,9 @@ struct devmem_link {
  * what it is does nothing and is no error.
  *
  * Errors: EINVAL (also a == b, up > 1, nr of 0 or too large), EFAULT, EINTR,
- * ENOENT (no such device), EOPNOTSUPP (no way between two cards), ENOMEM. Then
- * nothing has changed. Pages that cannot be moved in time are no error, see
- * @pages_left of &struct devmem_op_stats.
+ * ENOENT (no such device), EBUSY (not done in time; everything works as
+ * before), ENOMEM (everything works as before), EIO (a device that was to move
+ * was torn out meanwhile; else as before).
  */
 struct devmem_set_links {
 	__u64 links;
@@ -173,8 +171,6 @@ struct devmem_set_links {
  * @mem_size: bytes of device memory
  * @resident_pages: pages of its memory that are allocated
  * @links: bit i is set if the link to device i is up; its own bit is clear
- * @left_pages: pages of its memory that wait to be moved, see @pages_left of
- *	&struct devmem_op_stats
  */
 struct devmem_topology_entry {
 	__u32 id;
@@ -183,7 +179,6 @@ struct devmem_topology_entry {
 	__u64 mem_size;
 	__u64 resident_pages;
 	__u64 links;
-	__u64 left_pages;
 };
 
 /**

@@ -117,6 +117,7 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 			}
 		}
 		up_read(&walk->lock);
+		pgmap_walk_end(&pgmap_walk);
 	} while (retry);
 
 	return 0;
@@ -124,8 +125,8 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 
 /**
  * devmem_walk_query() - where does each page live?
- * @devs: one of each cluster whose pages are looked for; the caller refers to them
- * @nr_devs: number of @devs
+ * @peers: one of each cluster whose pages are looked for
+ * @nr_peers: number of @peers; none may leave meanwhile, save those that are lost
  * @mm: the current process'
  * @start: first address
  * @nr: number of pages
@@ -136,10 +137,10 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
  * hmm_range_fault() shows the device pages of one owner only, so there is one
  * walk per cluster. Nothing is faulted in.
  *
- * Context: May sleep, and takes the mmap lock.
+ * Context: May sleep, and waits for topology changes.
  * Return: 0 or a negative errno, and then nothing is held.
  */
-int devmem_walk_query(struct devmem_device **devs, unsigned int nr_devs,
+int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
 		      struct mm_struct *mm, unsigned long start,
 		      unsigned long nr, u32 *entries, struct folio **held)
 {
@@ -160,14 +161,14 @@ int devmem_walk_query(struct devmem_device **devs, unsigned int nr_devs,
 		goto out_free;
 
 	/* Who asks for one page has it when it is found. */
-	for (p = 0; p < nr_devs && !err && !(held && *held); p++) {
+	for (p = 0; p < nr_peers && !err && !(held && *held); p++) {
 		for (i = 0; i < nr && !err; i += n) {
 			n = min(nr - i, DEVMEM_WALK_BATCH);
-			err = devmem_walk_batch(&walk, &devs[p]->peer,
+			err = devmem_walk_batch(&walk, peers[p],
 						start + (i << PAGE_SHIFT), n,
 						entries + i, pfns, held);
 		}
-		/* It has left: there is nothing to see of it. */
+		/* Torn out: there is nothing to see of it. */
 		if (err == -ENODEV)
 			err = 0;
 	}
@@ -217,6 +218,8 @@ int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,
 		/* On behalf of nobody: device memory of any kind is brought back. */
 		err = pgmap_range_fault(NULL, &pgmap_walk, &range,
 					DEVMEM_FAULT_TIMEOUT);
+		if (!err)
+			pgmap_walk_end(&pgmap_walk);
 		if (fatal_signal_pending(current))
 			err = -EINTR;
 	}
