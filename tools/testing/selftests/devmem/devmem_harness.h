@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the test programs of drm_devmem add to the kselftest harness: a program loads the
- * module, prints a line about the machine, omits variants that repeat other tests, and skips
- * as a whole if it can test nothing.
+ * module, prints a line about the machine, leaves out variants that repeat other tests, and
+ * is skipped as a whole if it can test nothing.
  */
 #ifndef _DEVMEM_HARNESS_H_
 #define _DEVMEM_HARNESS_H_
@@ -96,7 +96,7 @@ static inline const char *dm_unusable(const char *args)
 	return DEVMEM_CTL_PATH " cannot be opened";
 }
 
-/* Undo changes of the kernel. A program whose tests were all skipped skips as a whole. */
+/* The kernel is as it was. A program whose tests were all skipped is skipped. */
 static inline void dm_at_exit(void)
 {
 	dm_files_restore();
