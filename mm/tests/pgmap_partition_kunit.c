@@ -521,25 +521,30 @@ static u64 simple_moved(struct fixture *f)
 	return moved;
 }
 
-static void partition_random(struct kunit *test)
+/* The i-th of topologies of all sizes and densities, each without one of its peers. */
+static unsigned int mixed_topology(struct fixture *f, unsigned int i)
 {
 	static const unsigned int percents[] = { 3, 20, 50, 80, 97, 100 };
+	unsigned int nr = 1 + below(f, PGMAP_MAX_PEERS);
+
+	random_topology(f, nr, percents[i % ARRAY_SIZE(percents)]);
+	f->pp.present &= ~BIT_ULL(below(f, nr));
+	return nr;
+}
+
+static void partition_random(struct kunit *test)
+{
 	struct fixture *f = test->priv;
 	struct pgmap_partition *pp = &f->pp, *other = &f->other;
-	unsigned int i, p, q, nr_exact = 0, nr_better = 0, nr_worse = 0;
+	unsigned int i, p, q;
 
 	for (i = 0; i < 48; i++) {
-		unsigned int nr = 1 + below(f, PGMAP_MAX_PEERS);
+		unsigned int nr = mixed_topology(f, i);
 
-		random_topology(f, nr, percents[i % ARRAY_SIZE(percents)]);
-		pp->present &= ~BIT_ULL(below(f, nr));
 		*other = *pp;
 		solve(test, pp);
-		nr_exact += pp->exact;
 		if (pp->exact)
 			KUNIT_ASSERT_LE(test, pp->moved, simple_moved(f));
-		nr_better += pp->moved < simple_moved(f);
-		nr_worse += pp->moved > simple_moved(f);
 
 		/* The same again, and on top of another result. */
 		memset_startat(other, 0x5a, nr_clusters);
@@ -578,14 +583,31 @@ static void partition_random(struct kunit *test)
 		}
 		cond_resched();
 	}
+}
+
+/*
+ * What was cut short may be unlucky, but not as a rule. The share differs from seed to
+ * seed, so this one is fixed.
+ */
+static void partition_rarely_worse(struct kunit *test)
+{
+	unsigned int i, nr_exact = 0, nr_better = 0, nr_worse = 0;
+	struct fixture *f = test->priv;
+	u64 simple;
+
+	prandom_seed_state(&f->rnd, 1);
+	for (i = 0; i < 48; i++) {
+		mixed_topology(f, i);
+		solve(test, &f->pp);
+		simple = simple_moved(f);
+		nr_exact += f->pp.exact;
+		nr_better += f->pp.moved < simple;
+		nr_worse += f->pp.moved > simple;
+		cond_resched();
+	}
 	kunit_info(test, "%u of %u exact; %u better and %u worse than simple", nr_exact, i,
 		   nr_better, nr_worse);
-
-	/*
-	 * A search that was cut short may be unlucky, but not as a rule. The seed
-	 * differs from run to run, and so does the share, from 0 to an eighth.
-	 */
-	KUNIT_EXPECT_LT(test, nr_worse, nr_better);
+	KUNIT_EXPECT_LT(test, 10 * nr_worse, nr_better);
 }
 
 /* A partition that is still good stays as it is. */
@@ -866,6 +888,7 @@ static struct kunit_case partition_tests[] = {
 	KUNIT_CASE(partition_exhaustive_small),
 	KUNIT_CASE(partition_exhaustive_random),
 	KUNIT_CASE(partition_random),
+	KUNIT_CASE(partition_rarely_worse),
 	KUNIT_CASE(partition_stable),
 	KUNIT_CASE(partition_flap),
 	KUNIT_CASE(partition_join_leave),
