@@ -68,7 +68,8 @@ def stock_tests_kernel():
                       over["mm/Kconfig"][0].decode(), re.M)
     add = {"mm/Kconfig": entry[0] if entry else "",
            "mm/Makefile": "obj-$(CONFIG_DEVICE_PRIVATE_KUNIT_TEST) += tests/device_private_kunit.o\n"
-                          "CFLAGS_tests/device_private_kunit.o += -include $(srctree)/mm/tests/stock.h\n"}
+                          "CFLAGS_tests/device_private_kunit.o += -include $(srctree)/mm/tests/stock.h\n",
+           "mm/huge_memory.c": "#include <kunit/visibility.h>\nEXPORT_SYMBOL_IF_KUNIT(split_folio_to_list);\n"}
     files = {path: ((src / path).read_bytes() + b"\n" + text.encode(), 0o644)
              for path, text in add.items()}
     files[f"{mod}.c"] = over[f"{mod}.c"]
@@ -79,7 +80,7 @@ def stock_tests_kernel():
 def fixes_kernel():
     """Stock with the patches before the core: the base fixes, as they can be posted and backported alone."""
     src = tree.base()
-    patches = list(itertools.takewhile(lambda patch: "mm/pgmap_partition.c" not in patch.new, series.load()))
+    patches = list(itertools.takewhile(lambda patch: "include/linux/pgmap_owner.h" not in patch.new, series.load()))
     return vm.Kernel(tree.make(src, "fixes", series.overlay(src, patches)), "fixes", ["plain", "base-tests"])
 
 

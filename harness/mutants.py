@@ -54,8 +54,8 @@ def run(on, boot, kind, test, over=None, hangs=True):
         ran = any(re.match(rf"ok \d+ {case}\b(?!.*SKIP)", l) for l in lines)
     else:
         folder, prog, mod = {"hmm": ("mm", "hmm-tests", "test_hmm"), "access": ("mm", "hmm-access", "test_hmm"),
-                             "selftest": ("devmem", "devmem", "drm_devmem"),
-                             "card": ("devmem", "devmem_hotplug", "drm_devmem cards=1")}[kind]
+                             "card": ("devmem", "devmem_hotplug", "drm_devmem cards=1")
+                             }.get(kind, ("devmem", kind, "drm_devmem"))
         program = vm.user_program(on, folder, prog) if folder == "mm" else kernelci.program(prog)
         with_cards = {"host": lambda name: Host(name, ports("p0 p1 p2")), "cpu": "EPYC"} if kind == "card" else {}
         result = vm.boot(on, boot, f"modprobe {mod} || exit 2\ncd /test\nexport DEVMEM_HOST=/dev/ttyS1\n"
@@ -139,7 +139,7 @@ def representative():
     """For make check, a mutant for which only a module has to be built: the debug kernel is there anyway."""
     on = kernels.kernel(vm.debug_kernel)
     # The last one: its test fails at once, where others wait for a timeout.
-    one = [m for m in load() if m[1].startswith(DRIVER) and m[2][0] == "selftest" and (m[0], m[1]) not in spoilt()][-1]
+    one = [m for m in load() if m[1].startswith(DRIVER) and m[2][0].startswith("devmem_") and (m[0], m[1]) not in spoilt()][-1]
     where = on.src.parent / "broken-module"
     shutil.rmtree(where, ignore_errors=True)
     shutil.copytree(on.src / DRIVER, where)

@@ -25,7 +25,7 @@ proctype holder()
 	held = false
 }
 
-/* pgmap_window_empty() for the window of each region */
+/* pgmap_empty() */
 proctype evacuate()
 {
 	byte region, i;
@@ -64,7 +64,7 @@ proctype evacuate()
 			:: else
 			fi
 		od;
-		/* pgmap_window_poison() */
+		/* pgmap_window_sweep(), which poisons */
 		skip;
 		d_step {
 			for (i : region * BATCHES .. region * BATCHES + BATCHES - 1) {

@@ -232,7 +232,7 @@ proctype cpu()
 	od
 }
 
-/* --- the owner of the window: mm/hmm_owner.c, mm/memremap.c --- */
+/* --- the owner of the window: mm/pgmap_window.c, mm/memremap.c --- */
 
 /* pgmap_window_sweep(), of a window with one page. */
 inline sweep()
@@ -291,7 +291,7 @@ again:	current = false;
 #endif
 	closed = true;
 #endif
-	/* pgmap_window_drain() */
+	/* pgmap_empty() */
 	do
 	:: sweep();
 #ifdef NO_CLOSE

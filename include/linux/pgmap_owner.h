@@ -3,7 +3,7 @@
  * Shared owners for device memory: clusters of devices that use each other's
  * ZONE_DEVICE pages in place.
  *
- * See the DOC sections in mm/hmm_owner.c for how the pieces fit together.
+ * The DOC sections in mm/hmm_owner.c explain how the parts work together.
  */
 #ifndef _LINUX_PGMAP_OWNER_H
 #define _LINUX_PGMAP_OWNER_H
@@ -17,36 +17,42 @@
 #include <linux/mutex.h>
 #include <linux/types.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
 
 struct device;
-struct pgmap_owner;
 struct pgmap_peer;
 struct pgmap_region;
 struct resource;
 
-/* Most peers that one fabric can hold; a partition is computed on bit masks. */
-#define PGMAP_FABRIC_MAX_PEERS	64
+/*
+ * An owner is a number in the form of a pointer. It is compared, never
+ * dereferenced, and no two owners since boot are equal.
+ */
+struct pgmap_owner;
+
+/* The most peers of one fabric. */
+#define PGMAP_MAX_PEERS	4096
 
 /**
  * struct pgmap_stats - what one operation on a fabric did
- * @pages_rehomed: pages that moved to another window: no byte was copied, save
- *	for coherent memory
+ * @pages_rehomed: pages that moved to another window, without a copy
  * @pages_evacuated: pages that were copied to system memory
- * @pages_poisoned: pages that were lost: whoever mapped them faults there
+ * @pages_poisoned: pages that were lost and whose page table entries were
+ *	replaced by poison markers
+ * @pages_left: pages of peers that left a cluster and that could not be moved in
+ *	time; a work item moves them later
  * @bytes_copied: bytes that the drivers were asked to copy
  * @peers_moved: peers whose owner changed
- * @stall_ns: longest time, in nanoseconds, that a peer's faults were held up
  *
- * All counts are in units of PAGE_SIZE pages unless the name says otherwise.
- * The numbers are added to what the structure already holds, except for
- * @stall_ns, which is a maximum.
+ * Pages are of PAGE_SIZE. Each operation adds to what the structure holds.
  */
 struct pgmap_stats {
 	u64 pages_rehomed;
 	u64 pages_evacuated;
 	u64 pages_poisoned;
+	u64 pages_left;
 	u64 bytes_copied;
-	u64 stall_ns;
 	unsigned int peers_moved;
 };
 
@@ -57,10 +63,10 @@ struct pgmap_fabric_ops {
 	/**
 	 * @linked: Optional. Can @from use the memory of @to in place?
 	 *
-	 * Asked in both directions for every pair when a peer joins; two peers
-	 * are linked if both answers are yes. pgmap_peer_reaches_pci() is one for
-	 * PCI devices. Without this callback peers join without any link, and
-	 * links come from pgmap_fabric_set_links().
+	 * When a peer joins, the core asks for each pair, in both directions.
+	 * Two peers are linked if both answers are yes. For PCI devices,
+	 * pgmap_peer_reaches_pci() answers. Without this callback, a peer joins
+	 * without links, and pgmap_fabric_set_links() sets them.
 	 *
 	 * Context: May sleep. &pgmap_fabric.lock is held.
 	 */
@@ -70,30 +76,27 @@ struct pgmap_fabric_ops {
 /**
  * struct pgmap_fabric - the peers and links of one driver family
  *
- * Clusters do not reach across fabrics: a driver may read the pages that it
- * finds under its owner as its own type.
- *
- * Locking order: &pgmap_fabric.lock, then folio lock, then what an mmu notifier
- * may take, then the drivers' page table locks. &pgmap_fabric.lock is taken
- * with neither of the others held, nor mmap_lock, nor in reclaim.
+ * A cluster is part of one fabric, so a driver may use the type of its own
+ * structures for pages that it finds under the owner of its peer.
  */
 struct pgmap_fabric {
 	/** @name: For messages and resource names. Immutable. */
 	const char *name;
 	/** @ops: Immutable. */
 	const struct pgmap_fabric_ops *ops;
-	/** @lock: Serialises everything that changes owners, windows or links. */
+	/**
+	 * @lock: Protects links, clusters and owners, and the choice of current
+	 * windows. No page, RCU grace period or memory hotplug is waited for
+	 * with this lock held.
+	 */
 	struct mutex lock;
 	/** @peers: By &pgmap_peer.index. Protected by @lock. */
-	struct pgmap_peer *peers[PGMAP_FABRIC_MAX_PEERS];
+	struct xarray peers;
+	/** @changes: Planned changes under way. Protected by @lock. */
+	struct list_head changes;
 	/**
-	 * @links: Bit j of links[i] is set if peers i and j are linked;
-	 * symmetric. Protected by @lock.
-	 */
-	u64 links[PGMAP_FABRIC_MAX_PEERS];
-	/**
-	 * @wait: Woken when the pages of peers have been moved, and when the
-	 * last walk of a peer that is to move ends.
+	 * @wait: Woken when a change no longer uses a peer, and when the owner
+	 * of regions has been changed.
 	 */
 	wait_queue_head_t wait;
 };
@@ -104,23 +107,22 @@ void pgmap_fabric_init(struct pgmap_fabric *fabric, const char *name,
 /**
  * struct pgmap_peer_ops - what the core needs from the driver of a device
  *
- * No callback may fault on memory of the fabric, start a migration into it, or
- * call back into the fabric.
+ * A callback must not fault on memory of the fabric, start a migration into it,
+ * or call a function of the fabric.
  */
 struct pgmap_peer_ops {
 	/**
 	 * @unmap_foreign: Drop every device mapping of other peers' pages.
 	 *
-	 * Required for a peer that maps pages found by hmm_range_fault(). The
+	 * Required for a peer that maps pages that hmm_range_fault() found. The
 	 * driver takes the lock under which it calls pgmap_walk_retry() and
-	 * unmaps; dropping more than the foreign mappings is allowed. When it
-	 * returns, the device no longer uses any mapping that was made before
-	 * the call. It can not fail. If the device is lost, it uses nothing,
-	 * and the driver only forgets.
+	 * unmaps. It may drop more than the foreign mappings. When the callback
+	 * returns, the device no longer uses any foreign mapping that was made
+	 * before the call. It cannot fail. For a lost device, which uses
+	 * nothing, the driver only updates its own state.
 	 *
 	 * Context: May sleep. &pgmap_fabric.lock is held; mmap_lock, folio
-	 * locks and notifiers are not. Must not wait for a fault that may be
-	 * held up in pgmap_walk_begin().
+	 * locks and notifiers are not. Must not wait for a device fault.
 	 */
 	void (*unmap_foreign)(struct pgmap_peer *peer);
 
@@ -128,49 +130,35 @@ struct pgmap_peer_ops {
 	 * @copy_to_ram: Copy device pages to system memory.
 	 *
 	 * @src holds migrate pfns of locked pages of @region, @dst of locked
-	 * system pages, both @npages long. Copy to every page in @dst: one of
-	 * the order of its folio, HPAGE_PMD_ORDER or 0. The source of entry i is
-	 * in @src[i], except that a large source has an entry at its first page
-	 * only, also where its destinations are small: then the source of entry
-	 * i is a later page of the last folio before. When it returns 0 the
-	 * data is visible to the CPU, and the device was there until the last
-	 * byte was read: a driver whose reads give invented data once the device
-	 * is gone has to look for that afterwards. Required for a peer that
-	 * registers memory. Not called when the peer is known to be lost.
+	 * system pages, both @npages long, at most 512. Copy to every page in
+	 * @dst: each has the order of its folio, HPAGE_PMD_ORDER or 0. The source
+	 * of entry i is in @src[i], except that a large source has an entry at
+	 * its first page only, even if its destinations are small: then the
+	 * source of entry i is a later page of the preceding folio. When the
+	 * callback returns 0, the data is visible to the CPU, and the device was
+	 * present until the last byte was read. Only the driver can tell data
+	 * from what a device returns after it has disappeared, so it must check
+	 * after the copy. Required for a peer that registers memory. Not called
+	 * for a peer that is known to be lost.
 	 *
-	 * Context: May sleep. &pgmap_fabric.lock and the folio locks are held.
+	 * Context: May sleep. &pgmap_peer.lock and the folio locks are held.
 	 *
-	 * Return: 0, or a negative errno if any of the pages was not copied;
-	 * then all of them stay where they are.
+	 * Return: 0, or a negative errno if any page was not copied; then all of
+	 * them stay where they are.
 	 */
 	int (*copy_to_ram)(struct pgmap_region *region, const unsigned long *src,
 			   const unsigned long *dst, unsigned long npages);
 
 	/**
-	 * @copy: Copy pages of coherent memory to other pages of it.
-	 *
-	 * As @copy_to_ram, but @dst are pages of another window of @region, each
-	 * single as its source is, and have no zone_device_data yet. Required
-	 * for a peer with &pgmap_peer.mem. The core could copy these itself, but
-	 * not find out whether the device was there all the time.
-	 *
-	 * Context: As for @copy_to_ram.
-	 *
-	 * Return: As for @copy_to_ram.
-	 */
-	int (*copy)(struct pgmap_region *region, const unsigned long *src,
-		    const unsigned long *dst, unsigned long npages);
-
-	/**
 	 * @rehome: The slot behind @old is now behind @new.
 	 *
-	 * Move what the driver keeps in zone_device_data. The slot is live, and
-	 * stays live when folio_free() is called for @old. In coherent memory,
-	 * what it holds is where @new is. Called once a folio,
-	 * after it has been decided that the folio moves and before anybody can
-	 * see @new. Required for a peer that registers memory. It can not fail.
+	 * Move what the driver keeps in zone_device_data. The slot is in use, and
+	 * stays in use when folio_free() is called for @old. Called once for each
+	 * folio, after the folio can no longer fail to move and before any page
+	 * table refers to @new. Required for a peer that registers private
+	 * memory. It cannot fail.
 	 *
-	 * Context: Both folios are locked. &pgmap_fabric.lock is held.
+	 * Context: Both folios are locked. &pgmap_peer.lock is held.
 	 */
 	void (*rehome)(struct pgmap_region *region, struct folio *old,
 		       struct folio *new);
@@ -179,9 +167,9 @@ struct pgmap_peer_ops {
 /**
  * struct pgmap_peer - a device that takes part in a fabric
  *
- * Embedded in the driver's structure of the device; zeroed by the driver before
- * the first pgmap_peer_join(). A device is one peer, however many address
- * spaces and regions of memory it has. The peer outlives its regions, and walks.
+ * Embedded in the driver's structure of the device. The driver zeroes it before
+ * the first pgmap_peer_join(). A device is one peer, however many address spaces
+ * and regions it has. A peer outlives its regions and its walks.
  */
 struct pgmap_peer {
 	/** @name: For messages. Set by the driver, immutable while joined. */
@@ -193,12 +181,9 @@ struct pgmap_peer {
 	/** @dev: The device, for pgmap_peer_reaches_pci(). May be NULL. Immutable. */
 	struct device *dev;
 	/**
-	 * @mem: Where the CPU sees the peer's memory, if that is coherent; else
-	 * NULL. Cacheable, and nothing else is registered as its child. It has
-	 * room for the regions, which are of one size, and for one more. Without,
-	 * a change of cluster fails, or goes by way of system memory if it is
-	 * forced; so it can with regions of different sizes, when free memory
-	 * is in pieces. Set by the driver, stays as long as the peer has regions.
+	 * @mem: The peer's memory in the CPU's address space if the memory is
+	 * coherent, else NULL. Cacheable; the core places regions in it. Set by
+	 * the driver, immutable while the peer has regions.
 	 */
 	struct resource *mem;
 
@@ -206,36 +191,54 @@ struct pgmap_peer {
 	struct pgmap_fabric *fabric;
 	unsigned int index;
 	/*
-	 * Written under &pgmap_fabric.lock; read under RCU, or compared under
-	 * the driver's lock in pgmap_walk_retry(). NULL if not joined.
+	 * The cluster that the peer belongs to, and the owner under which it
+	 * looks up pages. They differ while a planned change moves pages of the
+	 * peer. NULL if not joined. Written under &pgmap_fabric.lock, read
+	 * without a lock by walks.
 	 */
-	struct pgmap_owner __rcu *owner;
-	/*
-	 * Odd while the peer's pages are on the move: then its faults are held
-	 * up. Written under &pgmap_fabric.lock.
-	 */
-	unsigned int moves;
+	struct pgmap_owner *cluster, *owner;
+	/* Changes whenever the peer loses access to another one. Same rules. */
+	unsigned long seq;
 	/* Set by pgmap_peer_set_lost(), cleared when the peer has left. */
 	bool lost;
-	/* Walks between pgmap_walk_begin() and pgmap_walk_end(). */
-	atomic_t walks;
-	/* &pgmap_region.entry. Protected by &pgmap_fabric.lock. */
+	/* All below, up to @lock: protected by &pgmap_fabric.lock. */
+	bool joined;
+	/* The ring of all peers of the cluster. */
+	struct list_head mates;
+	/* By &pgmap_peer.index; symmetric. */
+	DECLARE_BITMAP(links, PGMAP_MAX_PEERS);
+	/* Pages in use, for the change under way. */
+	unsigned long weight;
+	/* A list of struct pgmap_change, and a peer of the cluster that is left. */
+	struct list_head moving;
+	struct pgmap_peer *keeper;
+	/* Operations that use the peer without a lock: it must stay. */
+	unsigned int users;
+
+	/* Serialises what registers windows of the peer, and what moves pages. */
+	struct mutex lock;
+	/* Operations that wait for @lock, and those of them that are forced. */
+	atomic_t waiting, forcing;
+	/* &pgmap_region.entry. Protected by both locks. */
 	struct list_head regions;
-	/* Set up by join, so that revoke allocates nothing. Same lock. */
+	/* Set up by join, so that no later operation allocates it. @lock. */
 	struct pgmap_scratch *scratch;
+	/* Moves pages that an operation has left in closed windows. */
+	struct delayed_work work;
+	unsigned long delay;
 };
 
-/* Go on where pages can't be moved in time: poison them. */
+/* Do not wait for pages that cannot be moved now; poison those of a leaving peer. */
 #define PGMAP_FORCE	BIT(0)
 
 int pgmap_peer_join(struct pgmap_fabric *fabric, struct pgmap_peer *peer,
-		    unsigned long timeout, struct pgmap_stats *stats);
+		    struct pgmap_stats *stats);
 int pgmap_peer_leave(struct pgmap_peer *peer, unsigned int flags,
 		     unsigned long timeout, struct pgmap_stats *stats);
 void pgmap_peer_set_lost(struct pgmap_peer *peer);
 
 /**
- * pgmap_peer_is_lost() - has the device gone?
+ * pgmap_peer_is_lost() - is the device lost?
  * @peer: a peer
  *
  * Context: Any.
@@ -247,11 +250,11 @@ static inline bool pgmap_peer_is_lost(const struct pgmap_peer *peer)
 }
 
 /**
- * pgmap_peer_was_lost() - the same, for who has copied from or to its memory
- * @peer: a peer
+ * pgmap_peer_was_lost() - was the device lost before a copy ended?
+ * @peer: a peer whose memory the caller has copied from or to
  *
  * Context: Any.
- * Return: false if what was copied before is what was there.
+ * Return: false if the copy is valid.
  */
 static inline bool pgmap_peer_was_lost(const struct pgmap_peer *peer)
 {
@@ -264,7 +267,7 @@ static inline bool pgmap_peer_was_lost(const struct pgmap_peer *peer)
  * struct pgmap_link - one change of a fabric's links
  * @a: one end
  * @b: the other end
- * @up: whether they can use each other's memory from now on
+ * @up: whether the two peers can use each other's memory from now on
  */
 struct pgmap_link {
 	struct pgmap_peer *a, *b;
@@ -278,21 +281,27 @@ int pgmap_fabric_set_links(struct pgmap_fabric *fabric,
 bool pgmap_peer_reaches_pci(struct pgmap_peer *from, struct pgmap_peer *to);
 bool pgmap_peers_share(struct pgmap_peer *a, struct pgmap_peer *b);
 u64 pgmap_peer_owner_id(struct pgmap_peer *peer);
+unsigned long pgmap_peer_pages_left(struct pgmap_peer *peer);
 
 /**
  * struct pgmap_window - one registration of a region's slots
  *
- * From register to unregister: one dev_pagemap, one owner. Made by the core.
+ * From registration to unregistration: one dev_pagemap, one owner. Made by the
+ * core.
  */
 struct pgmap_window {
 	/** @pagemap: &page_pgmap() of the window's pages. */
 	struct dev_pagemap pagemap;
-	/** @region: Whose slots these are. Does not change while in use. */
+	/** @region: The region whose slots these are. Immutable while in use. */
 	struct pgmap_region *region;
 
 	/* private: */
-	struct pgmap_owner *owner;
+	/* The driver's, with folio_free() replaced by ours. */
+	struct dev_pagemap_ops ops;
+	/* Pages in use. */
+	atomic_long_t pages;
 	struct resource *res;
+	/* &pgmap_region.windows, or the list of an operation. */
 	struct list_head entry;
 };
 
@@ -301,12 +310,8 @@ struct pgmap_window {
  *
  * A slot is the driver's unit of device memory behind one page. It survives a
  * change of window: the page behind it changes, the slot does not. Embedded in
- * the driver's structure. A topology change needs the memmap of one region
- * more than the peer has, so a peer with much memory has many regions.
- *
- * If the memory is coherent, a slot does not stand for a piece of memory, but for
- * its contents: those are where the page is that is in front of it, and move with a
- * change of window.
+ * the driver's structure, zeroed. To change the owner of a region takes the
+ * memmap of one more region, so a peer with much memory has many regions.
  */
 struct pgmap_region {
 	/** @peer: Whose memory this is. Immutable while registered. */
@@ -317,16 +322,18 @@ struct pgmap_region {
 	/* private: */
 	const struct dev_pagemap_ops *pgmap_ops;
 	/*
-	 * Where new pages come from; NULL if there is no device memory to have.
-	 * Written under &pgmap_fabric.lock, read under RCU.
+	 * Where new pages come from, or NULL. Written under
+	 * &pgmap_fabric.lock, read under RCU.
 	 */
 	struct pgmap_window __rcu *window;
-	/* The one that was current until it was closed. &pgmap_fabric.lock. */
-	struct pgmap_window *closed;
 	/*
-	 * Every registered window of the region, the current one included.
-	 * Those that are not current are closed. &pgmap_fabric.lock.
+	 * The window that was current and becomes so again if the operation
+	 * under way fails. Protected by &pgmap_peer.lock and &pgmap_fabric.lock.
 	 */
+	struct pgmap_window *closed;
+	/* Its owner is being changed. Written under &pgmap_fabric.lock. */
+	bool renewing;
+	/* All registered windows of the region. Protected by both locks. */
 	struct list_head windows;
 	struct list_head entry;
 };
@@ -339,15 +346,13 @@ int pgmap_region_unregister(struct pgmap_region *region, unsigned int flags,
 
 struct pgmap_window *pgmap_window_get(struct pgmap_region *region);
 void pgmap_window_put(struct pgmap_window *window);
+struct folio *pgmap_window_folio(struct pgmap_window *window, unsigned long slot,
+				 unsigned int order);
 
 /**
  * pgmap_window_pfn() - the pfn of a slot in a window
  * @window: the window
  * @slot: slot number within the region
- *
- * The page may only be initialised with &pgmap_window.pagemap of the same
- * window, and zone_device_page_init() refuses if the window has been closed
- * since.
  *
  * Context: Any.
  * Return: The page frame number.
@@ -360,7 +365,7 @@ static inline unsigned long pgmap_window_pfn(const struct pgmap_window *window,
 
 /**
  * pgmap_page_window() - the window that a page belongs to
- * @page: a page of a region: live, or free and only looked at by its driver
+ * @page: a page of a region: in use, or free and accessed by its driver only
  *
  * Context: The caller holds the page, or otherwise keeps the window registered.
  * Return: The window.
@@ -368,6 +373,19 @@ static inline unsigned long pgmap_window_pfn(const struct pgmap_window *window,
 static inline struct pgmap_window *pgmap_page_window(const struct page *page)
 {
 	return container_of(page_pgmap(page), struct pgmap_window, pagemap);
+}
+
+/**
+ * pgmap_page_ops() - the driver's callbacks for a page
+ * @page: any page that the caller holds
+ *
+ * Context: Any.
+ * Return: What its region was registered with; NULL if it is not a page of a region.
+ */
+static inline const struct dev_pagemap_ops *pgmap_page_ops(const struct page *page)
+{
+	return is_zone_device_page(page) && page_pgmap(page)->flags & PGMAP_WINDOW ?
+	       pgmap_page_window(page)->region->pgmap_ops : NULL;
 }
 
 /**
@@ -385,15 +403,17 @@ static inline unsigned long pgmap_page_slot(const struct page *page)
 
 /**
  * struct pgmap_walk - one lookup of pages on behalf of a peer
- * @peer: who looks
- * @owner: under which owner
  *
- * On the stack of the driver's fault handler, from pgmap_walk_begin() to
- * pgmap_walk_end().
+ * On the stack of the driver's fault handler. Nothing has to be released.
  */
 struct pgmap_walk {
+	/** @peer: The peer, or NULL if device pages are to be brought home. */
 	struct pgmap_peer *peer;
+	/** @owner: For &hmm_range.dev_private_owner. */
 	struct pgmap_owner *owner;
+	/* private: */
+	struct pgmap_owner *cluster;
+	unsigned long seq;
 };
 
 #if IS_ENABLED(CONFIG_PGMAP_OWNER)
@@ -402,9 +422,10 @@ int pgmap_walk_fault(const struct pgmap_walk *walk, struct hmm_range *range,
 		     unsigned long timeout);
 void pgmap_walk_hide(const struct pgmap_walk *walk, struct hmm_range *range);
 bool pgmap_walk_retry(const struct pgmap_walk *walk);
-void pgmap_walk_end(struct pgmap_walk *walk);
 int pgmap_range_fault(struct pgmap_peer *peer, struct pgmap_walk *walk,
 		      struct hmm_range *range, unsigned long timeout);
+bool pgmap_walk_reaches(const struct pgmap_walk *walk,
+			const struct dev_pagemap *pagemap);
 #else
 static inline int pgmap_walk_begin(struct pgmap_peer *peer,
 				   struct pgmap_walk *walk)
@@ -432,10 +453,6 @@ static inline bool pgmap_walk_retry(const struct pgmap_walk *walk)
 	return false;
 }
 
-static inline void pgmap_walk_end(struct pgmap_walk *walk)
-{
-}
-
 static inline int pgmap_range_fault(struct pgmap_peer *peer,
 				    struct pgmap_walk *walk,
 				    struct hmm_range *range,
@@ -444,6 +461,12 @@ static inline int pgmap_range_fault(struct pgmap_peer *peer,
 	pgmap_walk_begin(NULL, walk);
 	return pgmap_walk_fault(walk, range, timeout);
 }
+
+static inline bool pgmap_walk_reaches(const struct pgmap_walk *walk,
+				      const struct dev_pagemap *pagemap)
+{
+	return false;
+}
 #endif
 
 /**
@@ -451,13 +474,13 @@ static inline int pgmap_range_fault(struct pgmap_peer *peer,
  * @walk: as given to pgmap_range_fault()
  * @range: as given to pgmap_range_fault()
  *
- * Both checks that a fault handler owes: mmu_interval_read_retry() for pages
- * that moved, pgmap_walk_retry() for a peer that changed cluster.
+ * The two checks of a fault handler: mmu_interval_read_retry() for pages that
+ * moved, pgmap_walk_retry() for a peer that lost access to another one.
  *
- * Context: The driver's page table lock is held: the one that its notifier and
+ * Context: The driver's page table lock is held: the lock that its notifier and
  *	    &pgmap_peer_ops.unmap_foreign take.
- * Return: true if the caller has to begin again. If false, the pages can be
- *	   mapped before the lock is dropped.
+ * Return: true if the caller must start again. If false, the caller can map the
+ *	   pages before it drops the lock.
  */
 static inline bool pgmap_range_retry(const struct pgmap_walk *walk,
 				     const struct hmm_range *range)

@@ -5,19 +5,22 @@
  * This is the part of the hardware's administrator: it tells the kernel of a
  * change through the fabric, and carries it out in the model of the hardware. A
  * planned change takes a link down after the kernel has let go of it, a forced
- * one before.
+ * one before. No lock is held across either.
  */
 #include <linux/capability.h>
 #include <linux/fs.h>
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
+#include <linux/list.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/wait.h>
 
+#include <drm/drm_drv.h>
 #include <drm/drm_file.h>
 
 #include "devmem_drv.h"
@@ -33,38 +36,28 @@
 #define DEVMEM_MAX_TIMEOUT_MS		(60 * MSEC_PER_SEC)
 
 static_assert(DEVMEM_MAX_DEVICES == DEVMEM_TOPO_NODES);
-static_assert(DEVMEM_MAX_DEVICES <= PGMAP_FABRIC_MAX_PEERS);
+static_assert(DEVMEM_MAX_DEVICES <= PGMAP_MAX_PEERS);
 static_assert(DEVMEM_MAX_LINKS == DEVMEM_TOPO_PAIRS);
 static_assert(DEVMEM_MAX_SIZE - 1 <= DEVMEM_ADDR_OFFSET);
 
-/* Serialises everything that adds, removes or links devices. */
-DEFINE_MUTEX(devmem_ctl_lock);
-/* Keeps a device that is found in devmem_devices, and its chunks. */
-DEFINE_SRCU(devmem_srcu);
-/* By id. Written under devmem_ctl_lock, read under devmem_srcu. */
-struct devmem_device __rcu *devmem_devices[DEVMEM_MAX_DEVICES];
-/* Written under devmem_ctl_lock. */
-struct devmem_topo devmem_topo;
-struct pgmap_fabric devmem_fabric;
+/**
+ * struct devmem_link_op - a change of links under way
+ * @entry: in devmem_link_ops
+ * @diff: what changes
+ * @links: the same, for the core. The peers' devices are referred to
+ * @nr: number of entries in @diff and @links
+ */
+struct devmem_link_op {
+	struct list_head entry;
+	struct devmem_topo_change *diff;
+	struct pgmap_link *links;
+	unsigned int nr;
+};
 
-/* The lowest index that is free, or DEVMEM_MAX_DEVICES. devmem_ctl_lock is held. */
-unsigned int devmem_free_id(void)
-{
-	unsigned int id;
-
-	for (id = 0; id < DEVMEM_MAX_DEVICES; id++)
-		if (!devmem_device_find(id))
-			break;
-	return id;
-}
-
-/* One that has been removed by force, but not to the end, has no links. */
-static struct devmem_device *devmem_ctl_can_link(unsigned int id)
-{
-	struct devmem_device *dev = devmem_device_find(id);
-
-	return dev && pgmap_peer_owner_id(&dev->peer) ? dev : NULL;
-}
+/* Protected by devmem_ctl_lock. The number counts those that have ended. */
+static LIST_HEAD(devmem_link_ops);
+static unsigned long devmem_link_ops_ended;
+static DECLARE_WAIT_QUEUE_HEAD(devmem_link_ops_wait);
 
 static bool devmem_ctl_timeout(u32 ms, unsigned long *timeout)
 {
@@ -81,7 +74,7 @@ static void devmem_ctl_stats(struct devmem_op_stats *out,
 	out->pages_evacuated = stats->pages_evacuated;
 	out->pages_poisoned = stats->pages_poisoned;
 	out->bytes_copied = stats->bytes_copied;
-	out->stall_ns = stats->stall_ns;
+	out->pages_left = stats->pages_left;
 	out->peers_moved = stats->peers_moved;
 }
 
@@ -89,8 +82,7 @@ static int devmem_ctl_create(void __user *arg)
 {
 	struct devmem_create args;
 	struct devmem_device *dev;
-	unsigned int id;
-	int err = 0;
+	int err = 0, id;
 
 	if (copy_from_user(&args, arg, sizeof(args)))
 		return -EFAULT;
@@ -107,41 +99,31 @@ static int devmem_ctl_create(void __user *arg)
 	    args.mem_size >> PAGE_SHIFT > si_mem_available())
 		return -ENOMEM;
 
-	if (mutex_lock_killable(&devmem_ctl_lock))
-		return -EINTR;
-
-	id = devmem_free_id();
-	if (id == DEVMEM_MAX_DEVICES) {
-		err = -ENOSPC;
-		goto out_unlock;
-	}
-
+	id = devmem_id_get();
+	if (id < 0)
+		return id;
 	dev = devmem_sim_create(id, args.mem_size, args.chunk_size);
 	if (IS_ERR(dev)) {
-		err = PTR_ERR(dev);
-		goto out_unlock;
+		devmem_id_put(id);
+		return PTR_ERR(dev);
 	}
 
 	args.id = id;
 	args.render_minor = dev->drm.render->index;
 	args.primary_minor = dev->drm.primary->index;
-	if (!copy_to_user(arg, &args, sizeof(args)))
-		goto out_unlock;
-
-	/*
-	 * Nobody knows of it, so it goes again. Should somebody have found and
-	 * used it meanwhile, and hold on to its pages, it stays.
-	 */
-	err = -EFAULT;
-	if (!pgmap_peer_leave(&dev->peer, 0, DEVMEM_CREATE_TIMEOUT, NULL))
-		devmem_sim_destroy(dev);
-
-out_unlock:
-	mutex_unlock(&devmem_ctl_lock);
+	if (copy_to_user(arg, &args, sizeof(args))) {
+		err = -EFAULT;
+		/*
+		 * The caller does not know the device, so it is removed again. If another
+		 * process has found it and holds on to its pages, it stays.
+		 */
+		devmem_device_remove(dev, 0, DEVMEM_CREATE_TIMEOUT, NULL);
+	}
+	drm_dev_put(&dev->drm);
 	return err;
 }
 
-/* Without devmem_ctl_lock: no hardware waits for a topology change to end. */
+/* A device is lost at once, whatever is under way. */
 static void devmem_ctl_kill(unsigned int id)
 {
 	struct devmem_device *dev = NULL;
@@ -172,84 +154,211 @@ static int devmem_ctl_destroy(void __user *arg)
 	if (args.flags & DEVMEM_LOST)
 		devmem_ctl_kill(args.id);
 
-	if (mutex_lock_killable(&devmem_ctl_lock))
-		return -EINTR;
+	dev = devmem_device_get(args.id);
+	if (!dev)
+		err = -ENOENT;
+	else if (!devmem_is_sim(dev))
+		err = -EOPNOTSUPP;
+	else
+		err = devmem_device_remove(dev,
+					   args.flags & DEVMEM_FORCE ? PGMAP_FORCE : 0,
+					   timeout, &stats);
+	if (dev)
+		drm_dev_put(&dev->drm);
 
-	dev = devmem_device_find(args.id);
-	if (!dev || !devmem_is_sim(dev)) {
-		err = dev ? -EOPNOTSUPP : -ENOENT;
-		goto out_unlock;
-	}
-
-	if (args.flags & DEVMEM_LOST)
-		devmem_device_unplug(dev);
-	/* Else it works until the kernel has let go of its memory. */
-	err = pgmap_peer_leave(&dev->peer,
-			       args.flags & DEVMEM_FORCE ? PGMAP_FORCE : 0,
-			       timeout, &stats);
-	if (!err)
-		devmem_sim_destroy(dev);
-
-out_unlock:
-	mutex_unlock(&devmem_ctl_lock);
 	devmem_ctl_stats(&args.stats, &stats);
 	if (copy_to_user(arg, &args, sizeof(args)))
 		err = -EFAULT;
 	return err;
 }
 
-/* Change links that differ from what they are now, as one operation. */
-static int devmem_ctl_apply(const struct devmem_topo_change *diff,
-			    unsigned int nr, bool force, unsigned long timeout,
-			    struct pgmap_stats *stats)
+/* --- links --- */
+
+static void devmem_link_op_free(struct devmem_link_op *op)
 {
-	struct pgmap_link *links;
 	unsigned int i;
-	int err;
+
+	for (i = 0; op->links && i < op->nr; i++) {
+		drm_dev_put(&devmem_peer_device(op->links[i].a)->drm);
+		drm_dev_put(&devmem_peer_device(op->links[i].b)->drm);
+	}
+	kvfree(op->links);
+	kvfree(op->diff);
+}
+
+/* Can these links change? Devices that have left the fabric have none. */
+static int devmem_links_check(const struct devmem_topo_change *changes, unsigned int nr)
+{
+	unsigned int i;
 
 	lockdep_assert_held(&devmem_ctl_lock);
 
-	links = kvmalloc_objs(*links, nr);
-	if (!links)
+	for (i = 0; i < nr; i++) {
+		struct devmem_device *a = devmem_device_find(changes[i].a);
+		struct devmem_device *b = devmem_device_find(changes[i].b);
+
+		if (!a || !b || !pgmap_peer_owner_id(&a->peer) ||
+		    !pgmap_peer_owner_id(&b->peer))
+			return -ENOENT;
+		/* A card can be linked only where PCI allows it. */
+		if (changes[i].up && !(devmem_is_sim(a) && devmem_is_sim(b)) &&
+		    !devmem_reach_pci(a, b))
+			return -EOPNOTSUPP;
+	}
+	return 0;
+}
+
+/* Is an operation under way that changes one of these links the other way? */
+static bool devmem_links_conflict(const struct devmem_topo_change *changes,
+				  unsigned int nr)
+{
+	struct devmem_link_op *op;
+	unsigned int i, j;
+
+	lockdep_assert_held(&devmem_ctl_lock);
+
+	list_for_each_entry(op, &devmem_link_ops, entry)
+		for (i = 0; i < op->nr; i++)
+			for (j = 0; j < nr; j++)
+				if (changes[j].up != op->diff[i].up &&
+				    min(changes[j].a, changes[j].b) == op->diff[i].a &&
+				    max(changes[j].a, changes[j].b) == op->diff[i].b)
+					return true;
+	return false;
+}
+
+/*
+ * Take devmem_ctl_lock when none of the links is being changed the other way. Operations
+ * in the same direction run at once: the core ends the first when the second comes.
+ */
+static int devmem_links_lock(const struct devmem_topo_change *changes, unsigned int nr,
+			     unsigned long deadline)
+{
+	unsigned long ended;
+	long left;
+	int err;
+
+	for (;;) {
+		if (mutex_lock_killable(&devmem_ctl_lock))
+			return -EINTR;
+		err = devmem_links_check(changes, nr);
+		if (!err && !devmem_links_conflict(changes, nr))
+			return 0;
+		ended = devmem_link_ops_ended;
+		mutex_unlock(&devmem_ctl_lock);
+		if (err)
+			return err;
+		left = deadline - jiffies;
+		if (left <= 0)
+			return -EBUSY;
+		left = wait_event_killable_timeout(devmem_link_ops_wait,
+						   ended != READ_ONCE(devmem_link_ops_ended),
+						   left);
+		if (left < 0)
+			return -EINTR;
+	}
+}
+
+/* Begin a change of links: what comes up works from now on, what is dead does not. */
+static int devmem_link_op_begin(struct devmem_link_op *op,
+				const struct devmem_topo_change *changes,
+				unsigned int nr, bool force)
+{
+	unsigned int i;
+
+	lockdep_assert_held(&devmem_ctl_lock);
+
+	op->nr = devmem_topo_diff(&devmem_topo, changes, nr, op->diff);
+	op->links = kvmalloc_objs(*op->links, max(op->nr, 1));
+	if (!op->links)
 		return -ENOMEM;
+	for (i = 0; i < op->nr; i++) {
+		struct devmem_topo_change *diff = &op->diff[i];
+		struct devmem_device *a = devmem_device_find(diff->a);
+		struct devmem_device *b = devmem_device_find(diff->b);
 
-	for (i = 0; i < nr; i++) {
-		links[i].a = &devmem_device_find(diff[i].a)->peer;
-		links[i].b = &devmem_device_find(diff[i].b)->peer;
-		links[i].up = diff[i].up;
-		if (diff[i].up || force)
-			devmem_topo_wire(&devmem_topo, diff[i].a, diff[i].b,
-					 diff[i].up);
+		drm_dev_get(&a->drm);
+		drm_dev_get(&b->drm);
+		op->links[i] = (struct pgmap_link){ &a->peer, &b->peer, diff->up };
+		if (diff->up || force)
+			devmem_topo_wire(&devmem_topo, diff->a, diff->b, diff->up);
+	}
+	list_add(&op->entry, &devmem_link_ops);
+	return 0;
+}
+
+/*
+ * End it. A change that failed has changed nothing, except that links that are dead stay
+ * dead. Ids of devices that were removed meanwhile may be those of other devices now.
+ */
+static void devmem_link_op_end(struct devmem_link_op *op, int err)
+{
+	unsigned int i;
+
+	mutex_lock(&devmem_ctl_lock);
+	list_del(&op->entry);
+	for (i = 0; i < op->nr; i++) {
+		struct devmem_topo_change *diff = &op->diff[i];
+
+		if (devmem_device_find(diff->a) != devmem_peer_device(op->links[i].a) ||
+		    devmem_device_find(diff->b) != devmem_peer_device(op->links[i].b))
+			continue;
+		if (!err) {
+			devmem_topo_tell(&devmem_topo, diff->a, diff->b, diff->up);
+			devmem_topo_wire(&devmem_topo, diff->a, diff->b, diff->up);
+		} else if (diff->up && !(devmem_topo.told[diff->a] & BIT_ULL(diff->b))) {
+			devmem_topo_wire(&devmem_topo, diff->a, diff->b, false);
+		}
+	}
+	WRITE_ONCE(devmem_link_ops_ended, devmem_link_ops_ended + 1);
+	mutex_unlock(&devmem_ctl_lock);
+	wake_up_all(&devmem_link_ops_wait);
+}
+
+/* Change links that differ from what they are now, as one operation. */
+static int devmem_links_change(const struct devmem_topo_change *changes, unsigned int nr,
+			       bool force, unsigned long timeout,
+			       struct pgmap_stats *stats)
+{
+	unsigned long deadline = jiffies + timeout;
+	struct devmem_link_op op = {};
+	int err;
+
+	op.diff = kvmalloc_objs(*op.diff, DEVMEM_TOPO_PAIRS);
+	if (!op.diff)
+		return -ENOMEM;
+	err = devmem_links_lock(changes, nr, deadline);
+	if (err)
+		goto out_free;
+	err = devmem_link_op_begin(&op, changes, nr, force);
+	mutex_unlock(&devmem_ctl_lock);
+	if (err) {
+		op.nr = 0;
+		goto out_free;
 	}
 
-	err = pgmap_fabric_set_links(&devmem_fabric, links, nr,
-				     force ? PGMAP_FORCE : 0, timeout, stats);
-
-	for (i = 0; i < nr; i++) {
-		if (!err)
-			devmem_topo_tell(&devmem_topo, diff[i].a, diff[i].b,
-					 diff[i].up);
-		/*
-		 * A planned change that failed has changed nothing. A forced one
-		 * has, and can be repeated, for the kernel has not been told.
-		 */
-		if (!err || (!force && diff[i].up))
-			devmem_topo_wire(&devmem_topo, diff[i].a, diff[i].b,
-					 !err && diff[i].up);
+	if (op.nr) {
+		timeout = time_before(jiffies, deadline) ? deadline - jiffies : 0;
+		err = pgmap_fabric_set_links(&devmem_fabric, op.links, op.nr,
+					     force ? PGMAP_FORCE : 0, timeout, stats);
+		/* A device has left meanwhile. */
+		if (err == -EINVAL)
+			err = -ENOENT;
 	}
-
-	kvfree(links);
+	devmem_link_op_end(&op, err);
+out_free:
+	devmem_link_op_free(&op);
 	return err;
 }
 
 static int devmem_ctl_links(void __user *arg)
 {
-	struct devmem_topo_change *changes, *diff;
+	struct devmem_topo_change *changes;
 	struct pgmap_stats stats = {};
 	struct devmem_set_links args;
 	struct devmem_link *links;
 	unsigned long timeout;
-	unsigned int i, nr;
+	unsigned int i;
 	int err = 0;
 
 	if (copy_from_user(&args, arg, sizeof(args)))
@@ -264,64 +373,54 @@ static int devmem_ctl_links(void __user *arg)
 	if (IS_ERR(links))
 		return PTR_ERR(links);
 	changes = kvmalloc_objs(*changes, args.nr);
-	diff = kvmalloc_objs(*diff, DEVMEM_TOPO_PAIRS);
-	if (!changes || !diff) {
+	if (!changes) {
 		err = -ENOMEM;
 		goto out_free;
 	}
 
 	for (i = 0; i < args.nr; i++) {
-		if (links[i].a == links[i].b || links[i].up > 1 || links[i].pad) {
+		if (links[i].a == links[i].b || links[i].up > 1 || links[i].pad)
 			err = -EINVAL;
-			goto out_free;
-		}
+		else if (max(links[i].a, links[i].b) >= DEVMEM_MAX_DEVICES)
+			err = err ?: -ENOENT;
+		changes[i] = (struct devmem_topo_change){ links[i].a, links[i].b,
+							  links[i].up };
 	}
-
-	if (mutex_lock_killable(&devmem_ctl_lock)) {
-		err = -EINTR;
+	if (err)
 		goto out_free;
-	}
-	for (i = 0; i < args.nr; i++) {
-		struct devmem_device *a = devmem_ctl_can_link(links[i].a);
-		struct devmem_device *b = devmem_ctl_can_link(links[i].b);
 
-		if (!a || !b) {
-			err = -ENOENT;
-			goto out_unlock;
-		}
-		/* Who is on a bus needs one. */
-		if (links[i].up && !(devmem_is_sim(a) && devmem_is_sim(b)) &&
-		    !devmem_reach_pci(a, b)) {
-			err = -EOPNOTSUPP;
-			goto out_unlock;
-		}
-		changes[i].a = links[i].a;
-		changes[i].b = links[i].b;
-		changes[i].up = links[i].up;
-	}
-
-	nr = devmem_topo_diff(&devmem_topo, changes, args.nr, diff);
-	if (nr)
-		err = devmem_ctl_apply(diff, nr, args.flags & DEVMEM_FORCE,
-				       timeout, &stats);
-
-out_unlock:
-	mutex_unlock(&devmem_ctl_lock);
+	err = devmem_links_change(changes, args.nr, args.flags & DEVMEM_FORCE, timeout,
+				  &stats);
 	devmem_ctl_stats(&args.stats, &stats);
 	if (copy_to_user(arg, &args, sizeof(args)))
 		err = -EFAULT;
 out_free:
-	kvfree(diff);
 	kvfree(changes);
 	kvfree(links);
 	return err;
 }
 
+static void devmem_topology_fill(struct devmem_topology_entry *entry,
+				 struct devmem_device *dev)
+{
+	*entry = (struct devmem_topology_entry){
+		.id = dev->id,
+		.render_minor = dev->drm.render->index,
+		.owner_id = pgmap_peer_owner_id(&dev->peer),
+		.mem_size = dev->mem_size,
+		.resident_pages = atomic64_read(&dev->allocated),
+		.links = READ_ONCE(devmem_topo.told[dev->id]),
+		.left_pages = pgmap_peer_pages_left(&dev->peer),
+	};
+}
+
 static int devmem_ctl_topology(void __user *arg)
 {
+	struct devmem_device *devs[DEVMEM_MAX_DEVICES];
 	struct devmem_topology_entry __user *entries;
+	struct devmem_topology_entry entry;
 	struct devmem_topology args;
-	unsigned int id, nr = 0;
+	unsigned int nr, i;
 	int err = 0;
 
 	if (copy_from_user(&args, arg, sizeof(args)))
@@ -330,29 +429,13 @@ static int devmem_ctl_topology(void __user *arg)
 		return -EINVAL;
 
 	entries = u64_to_user_ptr(args.entries);
-	if (mutex_lock_killable(&devmem_ctl_lock))
-		return -EINTR;
-
-	for (id = 0; id < DEVMEM_MAX_DEVICES; id++) {
-		struct devmem_topology_entry entry = { .id = id };
-		struct devmem_device *dev = devmem_device_find(id);
-
-		if (!dev)
-			continue;
-		if (nr < args.nr) {
-			entry.render_minor = dev->drm.render->index;
-			entry.owner_id = pgmap_peer_owner_id(&dev->peer);
-			entry.mem_size = dev->mem_size;
-			entry.resident_pages = atomic64_read(&dev->allocated);
-			entry.links = devmem_topo.told[id];
-			if (copy_to_user(&entries[nr], &entry, sizeof(entry))) {
-				err = -EFAULT;
-				break;
-			}
-		}
-		nr++;
+	nr = devmem_devices_get(devs, false);
+	for (i = 0; i < min(nr, args.nr) && !err; i++) {
+		devmem_topology_fill(&entry, devs[i]);
+		if (copy_to_user(&entries[i], &entry, sizeof(entry)))
+			err = -EFAULT;
 	}
-	mutex_unlock(&devmem_ctl_lock);
+	devmem_devices_put(devs, nr);
 
 	args.nr = nr;
 	if (!err && copy_to_user(arg, &args, sizeof(args)))

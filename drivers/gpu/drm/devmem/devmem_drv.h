@@ -4,7 +4,9 @@
  *
  * Locking order:
  *
- *	devmem_ctl_lock			devices and links, one change at a time
+ *	devmem_device.end_lock		the end of one device
+ *	  devmem_ctl_lock		the registry and the topology; for bookkeeping only
+ *	pgmap_peer.lock			in the core
  *	  pgmap_fabric.lock		in the core
  *	    devmem_device.vms_lock	in unmap_foreign
  *	      drm_gpusvm.notifier_lock	the "driver lock" of hmm.rst
@@ -16,16 +18,17 @@
  *	mmap_lock, folio lock
  *	  devmem_chunk.lock		allocation of slots
  *	devmem_device.allocs_lock	spinlock, leaf
+ *	devmem_pieces_lock		spinlock, leaf
  *
- * devmem_ctl_lock is taken before mmap_lock and never inside of it.
- * devmem_vm.lock is held over pgmap_walk_begin(), which waits for topology
- * changes: so unmap_foreign must never take it.
+ * Under devmem_ctl_lock nothing is waited for. No mmap_lock is taken under a lock that
+ * unmap_foreign takes: a user can keep it for as long as a page fault lasts.
  */
 #ifndef _DEVMEM_DRV_H_
 #define _DEVMEM_DRV_H_
 
 #include <linux/bitfield.h>
 #include <linux/bits.h>
+#include <linux/completion.h>
 #include <linux/gpu_buddy.h>
 #include <linux/jiffies.h>
 #include <linux/kref.h>
@@ -53,10 +56,7 @@ struct resource;
 /* The size of a huge page, and the most that is allocated as one piece. */
 #define DEVMEM_HUGE_SIZE	SZ_2M
 
-/*
- * How long a page may keep moving before a request gives up. A topology change
- * may hold it up for that long, and more.
- */
+/* How long a page may keep moving before a request gives up. */
 #define DEVMEM_FAULT_TIMEOUT	(10 * HZ)
 
 /*
@@ -93,6 +93,8 @@ struct devmem_place {
  * All offsets are within the device's memory. No access crosses the end of a chunk.
  */
 struct devmem_backend_ops {
+	/** @end: Free what @devmem_config of the device referred to. Nothing uses it. */
+	void (*end)(struct devmem_device *dev);
 	/** @alive: Optional: does the hardware answer, and has it done so all the time? */
 	bool (*alive)(struct devmem_device *dev);
 	/**
@@ -140,6 +142,26 @@ struct devmem_chunk {
 	struct work_struct free_work;
 };
 
+/**
+ * struct devmem_config - what a virtual GPU is to be like
+ * @id: from devmem_id_get()
+ * @ops: its backend
+ * @priv: for @ops
+ * @at: where coherent memory is mapped, or NULL
+ * @mem: where the CPU sees coherent memory, see &pgmap_peer.mem; or NULL
+ * @mem_size: bytes of memory
+ * @chunk_size: bytes of a chunk
+ */
+struct devmem_config {
+	unsigned int id;
+	const struct devmem_backend_ops *ops;
+	void *priv;
+	void *at;
+	struct resource *mem;
+	u64 mem_size;
+	u64 chunk_size;
+};
+
 /* See struct devmem_stats. */
 struct devmem_counters {
 	atomic64_t device_faults;
@@ -164,11 +186,12 @@ struct devmem_counters {
  * @serial: see %DEVMEM_ADDR_SERIAL; immutable
  * @ops: backend; immutable
  * @priv: of @ops; immutable
+ * @at: see &devmem_config.at; immutable
+ * @registered: requests can find the device. Set once
  * @dead: the hardware is gone: its memory reads as ones. Set once, without a lock;
  *	checked after each access, for before does not help
  * @mem_size: bytes of memory; immutable
- * @chunk_size: bytes of a chunk, except perhaps the last; immutable. If the memory is
- *	coherent, one more of each size is in &pgmap_peer.mem, for the chunks to move
+ * @chunk_size: bytes of a chunk, except perhaps the last; immutable
  * @nr_chunks: number of @chunks; immutable
  * @chunks: the memory. Each holds a reference on its &devmem_chunk.dpagemap
  *	until the device has left the fabric.
@@ -177,7 +200,9 @@ struct devmem_counters {
  * @vms: address spaces, by &devmem_vm.link
  * @allocs: allocations by age, oldest first
  * @counters: for DRM_IOCTL_DEVMEM_STATS
- * @rest: of a card that was removed while somebody held pages
+ * @end: frees the device after it has left the fabric
+ * @leftover: has a device leave whose pages were locked or referred to
+ * @ended: the device is free, except for references to it
  */
 struct devmem_device {
 	struct drm_device drm;
@@ -186,6 +211,8 @@ struct devmem_device {
 	u16 serial;
 	const struct devmem_backend_ops *ops;
 	void *priv;
+	void *at;
+	bool registered;
 	bool dead;
 	u64 mem_size;
 	u64 chunk_size;
@@ -200,7 +227,11 @@ struct devmem_device {
 	spinlock_t allocs_lock;
 	struct list_head allocs;
 	struct devmem_counters counters;
-	struct delayed_work rest;
+	/** @end_lock: serialises what ends the use of the device */
+	struct mutex end_lock;
+	struct work_struct end;
+	struct delayed_work leftover;
+	struct completion ended;
 };
 
 #define to_devmem_device(_drm) \
@@ -246,23 +277,9 @@ struct devmem_file {
 	struct devmem_vm *vm;
 };
 
-/* devmem_ctl.c */
-extern struct devmem_device __rcu *devmem_devices[DEVMEM_MAX_DEVICES];
-extern struct srcu_struct devmem_srcu;
-extern struct mutex devmem_ctl_lock;
-extern struct pgmap_fabric devmem_fabric;
-extern struct devmem_topo devmem_topo;
-
-int devmem_ctl_init(void);
-void devmem_ctl_exit(void);
-unsigned int devmem_free_id(void);
-
-static inline struct devmem_device *devmem_device_find(unsigned int id)
+static inline struct devmem_device *devmem_peer_device(struct pgmap_peer *peer)
 {
-	if (id >= DEVMEM_MAX_DEVICES)
-		return NULL;
-	return rcu_dereference_protected(devmem_devices[id],
-					 lockdep_is_held(&devmem_ctl_lock));
+	return container_of(peer, struct devmem_device, peer);
 }
 
 /* Can either use the other's memory through PCI? What the fabric asks, too. */
@@ -273,24 +290,53 @@ static inline bool devmem_reach_pci(struct devmem_device *a, struct devmem_devic
 }
 
 /* devmem_drv.c */
-struct devmem_device *devmem_device_create(struct device *parent, unsigned int id,
-					   const struct devmem_backend_ops *ops,
-					   void *priv, u64 mem_size, u64 chunk_size,
-					   struct resource *mem);
+extern const struct drm_driver devmem_driver;
+extern struct fault_attr devmem_fail_copy;
+
+/* devmem_ioctl.c */
+int devmem_ioctl_info(struct drm_device *drm, void *data, struct drm_file *file);
+int devmem_ioctl_exec(struct drm_device *drm, void *data, struct drm_file *file);
+int devmem_ioctl_migrate(struct drm_device *drm, void *data, struct drm_file *file);
+int devmem_ioctl_query(struct drm_device *drm, void *data, struct drm_file *file);
+int devmem_ioctl_hold(struct drm_device *drm, void *data, struct drm_file *file);
+int devmem_ioctl_stats(struct drm_device *drm, void *data, struct drm_file *file);
+
+/* devmem_ctl.c */
+int devmem_ctl_init(void);
+void devmem_ctl_exit(void);
+
+/* devmem_device.c */
+extern struct devmem_device __rcu *devmem_devices[DEVMEM_MAX_DEVICES];
+extern struct workqueue_struct *devmem_end_wq;
+extern struct srcu_struct devmem_srcu;
+extern struct mutex devmem_ctl_lock;
+extern struct pgmap_fabric devmem_fabric;
+extern struct devmem_topo devmem_topo;
+
+int devmem_id_get(void);
+void devmem_id_put(unsigned int id);
+struct devmem_device *devmem_device_find(unsigned int id);
+struct devmem_device *devmem_device_get(unsigned int id);
+unsigned int devmem_devices_get(struct devmem_device **devs, bool each_cluster);
+void devmem_devices_put(struct devmem_device **devs, unsigned int nr);
+struct devmem_device *devmem_device_create(struct device *parent,
+					   const struct devmem_config *config);
 void devmem_device_kill(struct devmem_device *dev);
-void devmem_device_unplug(struct devmem_device *dev);
-void devmem_device_detach(struct devmem_device *dev);
-void devmem_device_release(struct devmem_device *dev);
-void devmem_device_destroy(struct devmem_device *dev);
+void devmem_device_quiesce(struct devmem_device *dev);
+int devmem_device_remove(struct devmem_device *dev, unsigned int flags,
+			 unsigned long timeout, struct pgmap_stats *stats);
 
 /* devmem_mem.c */
 extern struct workqueue_struct *devmem_wq;
-extern struct fault_attr devmem_fail_copy;
 
 int devmem_mem_init(struct devmem_device *dev);
 void devmem_mem_fini(struct devmem_device *dev);
 int devmem_mem_register(struct devmem_device *dev);
 u64 devmem_mem_free(struct devmem_device *dev);
+int devmem_mem_evict(struct devmem_device *dev);
+struct devmem_chunk *devmem_chunk_get(struct devmem_device *dev, unsigned int n);
+
+/* devmem_migrate.c */
 int devmem_mem_migrate(struct devmem_device *dev, struct mm_struct *mm,
 		       unsigned long start, unsigned long end);
 
@@ -308,7 +354,7 @@ int devmem_access(struct devmem_device *dev, u64 pte, unsigned int offset,
 int devmem_engine_exec(struct devmem_vm *vm, struct devmem_exec *exec);
 
 /* devmem_walk.c */
-int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
+int devmem_walk_query(struct devmem_device **devs, unsigned int nr_devs,
 		      struct mm_struct *mm, unsigned long start,
 		      unsigned long nr, u32 *entries, struct folio **held);
 int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,
@@ -320,7 +366,8 @@ void devmem_sim_exit(void);
 bool devmem_sim_is_coherent(void);
 struct devmem_device *devmem_sim_create(unsigned int id, u64 mem_size, u64 chunk_size);
 bool devmem_is_sim(struct devmem_device *dev);
-void devmem_sim_destroy(struct devmem_device *dev);
+
+/* devmem_dma.c */
 struct page *devmem_dma_page(struct devmem_device *dev, dma_addr_t addr);
 int devmem_dma_probe(struct devmem_device *dev);
 

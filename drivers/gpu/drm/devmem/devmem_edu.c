@@ -112,7 +112,7 @@ static int devmem_edu_run(struct devmem_edu *edu, dma_addr_t addr, size_t len,
 	    !PCI_POSSIBLE_ERROR(command) && command & PCI_COMMAND_MASTER)
 		return 0;
 
-	/* Whatever it does still, it must not do to memory that is somebody else's soon. */
+	/* It must not access memory any more that has another user soon. */
 	pci_clear_master(edu->pdev);
 	edu->works = false;
 	return -EOPNOTSUPP;
@@ -168,8 +168,8 @@ static int devmem_edu_move(struct devmem_edu *edu, const struct devmem_place *pl
  * @src: where from
  * @len: in bytes
  *
- * Context: May sleep. Who calls keeps the places, and looks afterwards whether the
- *	    devices that they are on are there still.
+ * Context: May sleep. The caller keeps the places, and checks afterwards that their
+ *	    devices are still there.
  * Return: 0; -EOPNOTSUPP if there is no engine, or it can't, or not any more: then what
  *	   is in @dst is undefined.
  */

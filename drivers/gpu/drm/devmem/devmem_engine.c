@@ -175,7 +175,7 @@ static int devmem_access_dma(struct devmem_device *dev, u64 dst_pte, unsigned in
 		goto out_put;
 
 	err = dev->ops->dma(dev, &out, &in, len);
-	/* If all is in memory of others, nobody else asks for the engine's card. */
+	/* If all is in memory of other devices, the card of the engine is not asked elsewhere. */
 	if (!err && !devmem_alive(dev))
 		err = -ENODEV;
 	if (!err)

@@ -3,8 +3,7 @@
  * Memory of a virtual GPU: chunks of slots, allocations of slots, copies.
  *
  * A chunk is one drm_pagemap, hence one region of the fabric: the unit in which
- * memory gets new struct pages when the device changes cluster; and another place,
- * if the memory is coherent. An allocation
+ * memory gets new struct pages when the device changes cluster. An allocation
  * lies within one chunk. It is made for one migration of up to 2 MiB, is
  * released when the last of its pages is freed, and can be evicted.
  *
@@ -26,19 +25,11 @@
 
 #include "devmem_drv.h"
 
-/* How many allocations are pushed out at most to make room for one. */
-#define DEVMEM_MAX_EVICTIONS	32
-
-/* What is tried in turn when a piece can't be migrated as a whole. */
-static const unsigned long devmem_piece_sizes[] = {
-	DEVMEM_HUGE_SIZE, SZ_64K, PAGE_SIZE,
-};
-
 /**
  * struct devmem_alloc - an allocation of device memory
  * @devmem: for drm_pagemap
  * @ref: one of drm_pagemap, until &drm_pagemap_devmem_ops.devmem_release; and
- *	one of whoever evicts it
+ *	one of the thread that evicts it
  * @chunk: where it lies. Holds a reference on its &devmem_chunk.dpagemap.
  * @blocks: the memory. Protected by &devmem_chunk.lock until it is filled,
  *	immutable afterwards.
@@ -126,10 +117,46 @@ static u64 devmem_page_offset(struct page *page)
 {
 	struct devmem_chunk *chunk = devmem_page_chunk(page);
 
-	/* The chunk has been elsewhere before, and will be again. */
+	/* The core has chosen where the chunk is. */
 	if (is_device_coherent_page(page))
 		return page_to_phys(page) - chunk->dev->peer.mem->start;
 	return chunk->offset + ((u64)pgmap_page_slot(page) << PAGE_SHIFT);
+}
+
+/*
+ * A section that keeps the device covers one page. A thread that gets no CPU can be in one,
+ * and the removal of the device waits for it.
+ */
+static int devmem_page_in(struct devmem_device *dev, u64 offset, struct page *src)
+{
+	void *buf;
+	int idx;
+
+	if (!drm_dev_enter(&dev->drm, &idx))
+		return -ENODEV;
+	if (src) {
+		buf = kmap_local_page(src);
+		dev->ops->write(dev, offset, buf, PAGE_SIZE);
+		kunmap_local(buf);
+	} else {
+		dev->ops->clear(dev, offset, PAGE_SIZE);
+	}
+	drm_dev_exit(idx);
+	return 0;
+}
+
+/* A copy is over. -EIO if it is not valid, as the device was lost meanwhile. */
+static int devmem_copy_end(struct devmem_device *dev, unsigned long pages)
+{
+	bool alive;
+	int idx;
+
+	atomic64_add((u64)pages << PAGE_SHIFT, &dev->counters.bytes_copied);
+	if (!drm_dev_enter(&dev->drm, &idx))
+		return -ENODEV;
+	alive = devmem_alive(dev);
+	drm_dev_exit(idx);
+	return alive && !should_fail(&devmem_fail_copy, pages << PAGE_SHIFT) ? 0 : -EIO;
 }
 
 /*
@@ -140,9 +167,9 @@ static int devmem_copy_to_devmem(struct page **pages,
 				 struct drm_pagemap_addr *addrs,
 				 unsigned long npages, struct dma_fence *fence)
 {
-	struct devmem_device *dev = NULL;
 	unsigned long i, j, nr, copied = 0, cleared = 0;
-	int idx, err = 0;
+	struct devmem_device *dev = NULL;
+	int err = 0;
 
 	for (i = 0; i < npages; i += nr) {
 		struct page *page = pages[i];
@@ -152,66 +179,55 @@ static int devmem_copy_to_devmem(struct page **pages,
 		if (!page)
 			continue;
 
-		if (!dev) {
-			dev = devmem_page_chunk(page)->dev;
-			if (!drm_dev_enter(&dev->drm, &idx))
-				return -ENODEV;
-		}
-
+		dev = devmem_page_chunk(page)->dev;
 		offset = devmem_page_offset(page);
-		if (!addrs[i].addr) {
+		if (addrs[i].addr) {
+			nr = 1UL << addrs[i].order;
+			copied += nr;
+		} else {
 			nr = folio_nr_pages(page_folio(page));
-			dev->ops->clear(dev, offset, nr << PAGE_SHIFT);
 			cleared += nr;
-			continue;
 		}
+		for (j = 0; j < nr && !err; j++) {
+			struct page *src = addrs[i].addr ?
+				devmem_dma_page(dev, addrs[i].addr + (j << PAGE_SHIFT)) :
+				NULL;
 
-		nr = 1UL << addrs[i].order;
-		for (j = 0; j < nr; j++) {
-			struct page *src = devmem_dma_page(dev, addrs[i].addr +
-							   (j << PAGE_SHIFT));
-			void *buf = kmap_local_page(src);
-
-			dev->ops->write(dev, offset + (j << PAGE_SHIFT), buf,
-					PAGE_SIZE);
-			kunmap_local(buf);
+			err = devmem_page_in(dev, offset + (j << PAGE_SHIFT), src);
 		}
-		copied += nr;
+		if (err)
+			return err;
 		cond_resched();
 	}
+	if (!dev)
+		return 0;
 
-	if (dev) {
-		/* Else what was written is nowhere. */
-		if (!devmem_alive(dev) ||
-		    should_fail(&devmem_fail_copy, copied << PAGE_SHIFT))
-			err = -EIO;
-		atomic64_add(copied + cleared, &dev->counters.migrated_in);
-		atomic64_add(copied << PAGE_SHIFT, &dev->counters.bytes_copied);
-		drm_dev_exit(idx);
-	}
-
-	return err;
+	atomic64_add(copied + cleared, &dev->counters.migrated_in);
+	return devmem_copy_end(dev, copied);
 }
 
-/* One page from @dev to system memory, or to some device of its cluster. */
-static int devmem_copy_page_out(struct devmem_device *dev, u64 offset,
-				const struct drm_pagemap_addr *addr,
-				unsigned long index, void *bounce)
+/* One page from @dev to system memory, or to another device of its cluster. */
+static int devmem_page_out(struct devmem_device *dev, u64 offset,
+			   const struct drm_pagemap_addr *addr,
+			   unsigned long index, void *bounce)
 {
 	dma_addr_t dst = addr->addr + (index << PAGE_SHIFT);
+	int err = 0, idx;
 	void *buf;
 
-	if (addr->proto != DRM_INTERCONNECT_SYSTEM) {
+	if (!drm_dev_enter(&dev->drm, &idx))
+		return -ENODEV;
+	if (addr->proto == DRM_INTERCONNECT_SYSTEM) {
+		buf = kmap_local_page(devmem_dma_page(dev, dst));
+		dev->ops->read(dev, offset, buf, PAGE_SIZE);
+		kunmap_local(buf);
+	} else {
 		dev->ops->read(dev, offset, bounce, PAGE_SIZE);
-		return devmem_access(dev, dst | DEVMEM_PTE_DEVICE, 0,
-				     bounce, PAGE_SIZE, true);
+		err = devmem_access(dev, dst | DEVMEM_PTE_DEVICE, 0, bounce, PAGE_SIZE,
+				    true);
 	}
-
-	buf = kmap_local_page(devmem_dma_page(dev, dst));
-	dev->ops->read(dev, offset, buf, PAGE_SIZE);
-	kunmap_local(buf);
-
-	return 0;
+	drm_dev_exit(idx);
+	return err;
 }
 
 static int devmem_copy_to_ram(struct page **pages,
@@ -221,7 +237,7 @@ static int devmem_copy_to_ram(struct page **pages,
 	struct devmem_device *dev = NULL;
 	unsigned long i, j, nr, copied = 0;
 	void *bounce = NULL;
-	int idx, err = 0;
+	int err = 0, ret;
 
 	for (i = 0; i < npages && !err; i += nr) {
 		struct page *page = pages[i];
@@ -230,11 +246,7 @@ static int devmem_copy_to_ram(struct page **pages,
 		if (!page || !addrs[i].addr)
 			continue;
 
-		if (!dev) {
-			dev = devmem_page_chunk(page)->dev;
-			if (!drm_dev_enter(&dev->drm, &idx))
-				return -ENODEV;
-		}
+		dev = devmem_page_chunk(page)->dev;
 		if (addrs[i].proto != DRM_INTERCONNECT_SYSTEM && !bounce) {
 			bounce = (void *)__get_free_page(GFP_KERNEL);
 			if (!bounce) {
@@ -245,10 +257,8 @@ static int devmem_copy_to_ram(struct page **pages,
 
 		nr = 1UL << addrs[i].order;
 		for (j = 0; j < nr && !err; j++)
-			err = devmem_copy_page_out(dev,
-						   devmem_page_offset(page) +
-						   (j << PAGE_SHIFT),
-						   &addrs[i], j, bounce);
+			err = devmem_page_out(dev, devmem_page_offset(page) +
+					      (j << PAGE_SHIFT), &addrs[i], j, bounce);
 		if (err)
 			break;
 
@@ -257,18 +267,10 @@ static int devmem_copy_to_ram(struct page **pages,
 			atomic64_add(nr, &dev->counters.migrated_out);
 		cond_resched();
 	}
-
-	if (dev) {
-		/* Else what was read is not what was there. */
-		if (!err && (!devmem_alive(dev) ||
-			     should_fail(&devmem_fail_copy, copied << PAGE_SHIFT)))
-			err = -EIO;
-		atomic64_add(copied << PAGE_SHIFT, &dev->counters.bytes_copied);
-		drm_dev_exit(idx);
-	}
 	free_page((unsigned long)bounce);
 
-	return err;
+	ret = dev ? devmem_copy_end(dev, copied) : 0;
+	return err ?: ret;
 }
 
 static const struct drm_pagemap_devmem_ops devmem_devmem_ops = {
@@ -326,16 +328,10 @@ static int devmem_populate_mm(struct drm_pagemap *dpagemap, unsigned long start,
 	struct devmem_chunk *chunk = to_devmem_chunk(dpagemap);
 	struct devmem_device *dev = chunk->dev;
 	struct devmem_alloc *alloc;
-	int err, idx;
-
-	if (!drm_dev_enter(&dev->drm, &idx))
-		return -ENODEV;
 
 	alloc = devmem_alloc_create(chunk, mm, end - start);
-	if (IS_ERR(alloc)) {
-		err = PTR_ERR(alloc);
-		goto out_exit;
-	}
+	if (IS_ERR(alloc))
+		return PTR_ERR(alloc);
 
 	/*
 	 * Evicting an allocation whose pages are just being made finds nothing
@@ -346,11 +342,7 @@ static int devmem_populate_mm(struct drm_pagemap *dpagemap, unsigned long start,
 	spin_unlock(&dev->allocs_lock);
 
 	/* Takes over our reference. */
-	err = drm_pagemap_migrate_to_devmem(&alloc->devmem, mm, start, end,
-					    &details);
-out_exit:
-	drm_dev_exit(idx);
-	return err;
+	return drm_pagemap_migrate_to_devmem(&alloc->devmem, mm, start, end, &details);
 }
 
 static struct drm_pagemap_addr devmem_device_map(struct drm_pagemap *dpagemap,
@@ -488,7 +480,6 @@ void devmem_mem_fini(struct devmem_device *dev)
 	}
 	kvfree(dev->chunks);
 	dev->chunks = NULL;
-	dev->nr_chunks = 0;
 }
 
 /* Make pages for all of the memory. The device has joined the fabric. */
@@ -507,13 +498,34 @@ int devmem_mem_register(struct devmem_device *dev)
 	return 0;
 }
 
+/**
+ * devmem_chunk_get() - get a chunk of a device
+ * @dev: the device
+ * @n: which
+ *
+ * Context: Any.
+ * Return: The chunk, kept until drm_pagemap_put(); NULL if the device is gone.
+ */
+struct devmem_chunk *devmem_chunk_get(struct devmem_device *dev, unsigned int n)
+{
+	struct devmem_chunk *chunk;
+	int idx;
+
+	if (!drm_dev_enter(&dev->drm, &idx))
+		return NULL;
+	chunk = dev->chunks[n];
+	drm_pagemap_get(&chunk->dpagemap);
+	drm_dev_exit(idx);
+	return chunk;
+}
+
 u64 devmem_mem_free(struct devmem_device *dev)
 {
 	return dev->mem_size - (atomic64_read(&dev->allocated) << PAGE_SHIFT);
 }
 
 /* Push the oldest allocation out to system memory. */
-static int devmem_mem_evict(struct devmem_device *dev)
+int devmem_mem_evict(struct devmem_device *dev)
 {
 	struct devmem_alloc *alloc = NULL, *pos;
 	int err;
@@ -541,185 +553,4 @@ static int devmem_mem_evict(struct devmem_device *dev)
 	flush_workqueue(devmem_wq);
 
 	return err == -ENOMEM ? err : 0;
-}
-
-/*
- * Migrate [start, end) as a whole, to whichever chunk has room. drm_dev_enter()
- * keeps the chunks.
- */
-static int devmem_mem_place(struct devmem_device *dev, struct mm_struct *mm,
-			    unsigned long start, unsigned long end)
-{
-	unsigned int evictions = 0, first, i;
-	bool flushed = false;
-	int err, idx;
-
-	if (!drm_dev_enter(&dev->drm, &idx))
-		return -ENODEV;
-
-	for (;;) {
-		first = READ_ONCE(dev->next_chunk);
-		for (i = 0; i < dev->nr_chunks; i++) {
-			unsigned int n = (first + i) % dev->nr_chunks;
-			struct devmem_chunk *chunk = dev->chunks[n];
-
-			/* A hint: the allocator decides. */
-			if (data_race(chunk->buddy.avail) < end - start)
-				continue;
-
-			err = drm_pagemap_populate_mm(&chunk->dpagemap, start,
-						      end, mm, 0);
-			/* -ENODEV: lost its memory in a forced change. */
-			if (err == -ENOSPC || err == -ENODEV)
-				continue;
-			if (!err)
-				WRITE_ONCE(dev->next_chunk, n);
-			goto out_exit;
-		}
-
-		/* What was released before shall be free before we evict. */
-		if (!flushed) {
-			flush_workqueue(devmem_wq);
-			flushed = true;
-			continue;
-		}
-
-		err = -ENOSPC;
-		if (evictions++ == DEVMEM_MAX_EVICTIONS)
-			goto out_exit;
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			goto out_exit;
-		}
-		err = devmem_mem_evict(dev);
-		if (err)
-			goto out_exit;
-	}
-
-out_exit:
-	drm_dev_exit(idx);
-	return err;
-}
-
-/* Are all pages of [start, end) here already? */
-static bool devmem_mem_is_local(struct devmem_device *dev, struct mm_struct *mm,
-				unsigned long start, unsigned long end,
-				u32 *entries)
-{
-	unsigned long nr = (end - start) >> PAGE_SHIFT, i;
-	struct pgmap_peer *peer = &dev->peer;
-
-	if (devmem_walk_query(&peer, 1, mm, start, nr, entries, NULL))
-		return false;
-
-	for (i = 0; i < nr; i++)
-		if (DEVMEM_PAGE_KIND(entries[i]) != DEVMEM_PAGE_DEVICE ||
-		    DEVMEM_PAGE_ID(entries[i]) != dev->id)
-			return false;
-
-	return true;
-}
-
-/* The part of [addr, end) that is one mapping, and whether it can move. */
-static int devmem_mem_vma(struct mm_struct *mm, unsigned long addr,
-			  unsigned long *end, bool *movable)
-{
-	struct vm_area_struct *vma;
-	int err = 0;
-
-	if (mmap_read_lock_killable(mm))
-		return -EINTR;
-	vma = vma_lookup(mm, addr);
-	if (vma) {
-		*end = min(*end, vma->vm_end);
-		*movable = vma_is_anonymous(vma);
-	} else {
-		err = -EFAULT;
-	}
-	mmap_read_unlock(mm);
-
-	return err;
-}
-
-/**
- * devmem_mem_migrate() - move pages to a device
- * @dev: the device
- * @mm: the current process'
- * @start: first address
- * @end: end address, exclusive
- *
- * Best effort: pages that can't be moved stay where they are.
- *
- * Context: May sleep. Takes mmap_lock, and waits for topology changes.
- * Return: 0, -ENOSPC if some page had no place on the device, -EFAULT if the
- *	   range has a hole, -EINTR, -ENOMEM or -ENODEV.
- */
-int devmem_mem_migrate(struct devmem_device *dev, struct mm_struct *mm,
-		       unsigned long start, unsigned long end)
-{
-	unsigned long addr = start, vma_end = start;
-	unsigned int level = 0;
-	bool movable = false;
-	u32 *entries;
-	int err = 0;
-
-	entries = kvmalloc_objs(*entries, DEVMEM_HUGE_SIZE >> PAGE_SHIFT);
-	if (!entries)
-		return -ENOMEM;
-
-	while (addr < end) {
-		unsigned long size = devmem_piece_sizes[level];
-		unsigned long stop;
-
-		if (fatal_signal_pending(current)) {
-			err = -EINTR;
-			break;
-		}
-
-		if (addr >= vma_end) {
-			vma_end = end;
-			err = devmem_mem_vma(mm, addr, &vma_end, &movable);
-			if (err)
-				break;
-		}
-		if (!movable) {
-			addr = vma_end;
-			continue;
-		}
-
-		stop = min(ALIGN_DOWN(addr, size) + size, vma_end);
-		if (!devmem_mem_is_local(dev, mm, addr, stop, entries))
-			err = devmem_mem_place(dev, mm, addr, stop);
-
-		/*
-		 * -EBUSY: one of the pages could not be isolated; -ENOENT and
-		 * -EINVAL: the mapping changed under us. Smaller pieces save
-		 * the rest, and find free memory that is fragmented.
-		 */
-		if (err == -EBUSY || err == -ENOSPC || err == -ENOENT ||
-		    err == -EINVAL) {
-			if (stop - addr > PAGE_SIZE) {
-				do {
-					level++;
-				} while (devmem_piece_sizes[level] >= stop - addr);
-				err = 0;
-				continue;
-			}
-			if (err == -ENOSPC)
-				break;
-			if (err != -EBUSY)
-				vma_end = addr;
-			err = 0;
-		} else if (err) {
-			break;
-		}
-
-		addr = stop;
-		while (level && IS_ALIGNED(addr, devmem_piece_sizes[level - 1]))
-			level--;
-		cond_resched();
-	}
-
-	kvfree(entries);
-	return err;
 }

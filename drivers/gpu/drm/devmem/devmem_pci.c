@@ -7,22 +7,20 @@
  * copies.
  *
  * The first register of ivshmem, the interrupt mask, is of no use without interrupts,
- * and holds a number of ours. It reads otherwise once the card has gone, or has been
- * reset, or does not decode its BARs: then what was read before it is not to be
- * believed.
+ * and holds a magic value. It reads back differently once the card is lost, or was
+ * reset, or does not decode its BARs: then data read before that is invalid.
  *
  *	reading memory				card
  *	--------------				----
  *	read the BAR
- *						is torn out
+ *						is lost
  *	read the BAR: ones, or zeroes
- *	read the register: not ours
+ *	read the register: not the magic value
  *	throw away what was read
  *
  * With the parameter coherent_cards the memory is coherent: the CPU maps it like system
- * memory, and so do processes. A read of theirs is believed in any case.
+ * memory, and so do processes. What they read is not checked.
  */
-#include <linux/completion.h>
 #include <linux/dma-mapping.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
@@ -30,6 +28,7 @@
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/pci-p2pdma.h>
+#include <linux/slab.h>
 
 #include <drm/drm_drv.h>
 #include <drm/drm_print.h>
@@ -45,10 +44,12 @@
 #define DEVMEM_CARD_MIN		SZ_16M
 #define DEVMEM_CARD_MAX		SZ_16G
 
-/* For an orderly removal, one by force, and then for what is left. */
-#define DEVMEM_CARD_TIMEOUT	(30 * HZ)
-#define DEVMEM_CARD_FORCE	(10 * HZ)
-#define DEVMEM_CARD_RETRY	(HZ / 2)
+/*
+ * How long an orderly removal waits for pages that are in use, and one by force. PCI's locks
+ * are held meanwhile. Each page is moved at least once in any case, if the card is there.
+ */
+#define DEVMEM_CARD_TIMEOUT	(5 * HZ)
+#define DEVMEM_CARD_FORCE	(HZ / 2)
 
 static bool cards;
 module_param(cards, bool, 0444);
@@ -65,13 +66,13 @@ MODULE_PARM_DESC(coherent_cards,
  * @pdev: function 0
  * @regs: its registers
  * @mem: its memory
- * @bar: the same if it is coherent, or NULL
+ * @bar: the same if it is coherent, or NULL. The virtual GPU frees both then: pages of it
+ *	may be referred to when the driver is unbound
  * @provider: the same for the DMA of other devices; NULL if there can't be any
- * @dev: the virtual GPU; NULL when it has been removed. Used by what has the device
- *	lock, and has disabled @loss; and by that
+ * @dev: the virtual GPU, with a reference; NULL when it has been removed. Used by what has
+ *	the device lock, and has disabled @loss; and by that
  * @loss: removes it when the card is found to be gone
  * @watched: @loss is enabled. Protected by the device lock
- * @rested: nobody holds pages of coherent memory of a virtual GPU that was here
  */
 struct devmem_card {
 	struct pci_dev *pdev;
@@ -82,7 +83,6 @@ struct devmem_card {
 	struct devmem_device *dev;
 	struct work_struct loss;
 	bool watched;
-	struct completion rested;
 };
 
 /* --- memory --- */
@@ -165,7 +165,23 @@ static int devmem_pci_dma(struct devmem_device *dev, const struct devmem_place *
 	return devmem_edu_copy(card->pdev, dst, src, len);
 }
 
+static void devmem_bar_unmap(struct resource *bar, void *at)
+{
+	if (!bar)
+		return;
+	memunmap(at);
+	release_resource(bar);
+	kfree(bar);
+}
+
+/* The card may be gone by now, but not its struct device. */
+static void devmem_pci_end(struct devmem_device *dev)
+{
+	devmem_bar_unmap(dev->peer.mem, dev->at);
+}
+
 static const struct devmem_backend_ops devmem_pci_ops = {
+	.end = devmem_pci_end,
 	.alive = devmem_pci_alive,
 	.dma = devmem_pci_dma,
 	.read = devmem_pci_read,
@@ -176,54 +192,98 @@ static const struct devmem_backend_ops devmem_pci_ops = {
 
 /* --- coming and going --- */
 
-/* Somebody holds pages. Their memmap, and the module, stay until he does not. */
-static void devmem_rest_work(struct work_struct *work)
+/*
+ * Map the memory. What coherent pages will be made of is mapped cacheable, as they are. It
+ * is not managed by devres, because a page that is pinned when the card is removed outlives
+ * the binding. As long as its struct page exists, memremap_pages() refuses the same addresses
+ * for another card.
+ */
+static int devmem_card_map(struct devmem_card *card)
 {
-	struct devmem_device *dev = container_of(to_delayed_work(work),
-						 struct devmem_device, rest);
-	struct pgmap_stats stats = {};
-	/* Is there still if it waits for this. */
-	struct devmem_card *card = dev->peer.mem ? dev->priv : NULL;
-	int err = pgmap_peer_leave(&dev->peer, PGMAP_FORCE, 1, &stats);
+	struct device *dev = &card->pdev->dev;
+	resource_size_t start = pci_resource_start(card->pdev, IVSHMEM_BAR_MEM);
+	resource_size_t size = pci_resource_len(card->pdev, IVSHMEM_BAR_MEM);
+	struct resource *bar;
+	void *mem;
+	int err;
 
-	if (stats.pages_poisoned)
-		drm_info(&dev->drm, "%llu more pages are lost\n", stats.pages_poisoned);
-	if (err) {
-		queue_delayed_work(devmem_wq, &dev->rest, DEVMEM_CARD_RETRY);
-		return;
+	if (card->mem)
+		return 0;
+	if (!coherent_cards) {
+		if (!devm_request_mem_region(dev, start, size, "drm_devmem"))
+			return -EBUSY;
+		card->mem = devm_ioremap_wc(dev, start, size);
+		return card->mem ? 0 : -ENOMEM;
 	}
-	devmem_device_release(dev);
-	if (card)
-		complete_all(&card->rested);
+
+	bar = kzalloc_obj(*bar);
+	if (!bar)
+		return -ENOMEM;
+	*bar = DEFINE_RES_NAMED(start, size, "drm_devmem", IORESOURCE_MEM | IORESOURCE_BUSY);
+	err = request_resource(&card->pdev->resource[IVSHMEM_BAR_MEM], bar);
+	if (err)
+		goto err_free;
+	mem = memremap(start, size, MEMREMAP_WB);
+	if (!mem) {
+		err = -ENOMEM;
+		goto err_release;
+	}
+	card->bar = bar;
+	card->mem = (void __iomem __force *)mem;
+	return 0;
+
+err_release:
+	release_resource(bar);
+err_free:
+	kfree(bar);
+	return err;
+}
+
+/* Coherent memory is no longer that of the card's driver. */
+static void devmem_card_forget(struct devmem_card *card)
+{
+	if (card->bar)
+		card->mem = NULL;
+	card->bar = NULL;
+}
+
+static void devmem_card_unmap(struct devmem_card *card)
+{
+	devmem_bar_unmap(card->bar, (void __force *)card->mem);
+	devmem_card_forget(card);
 }
 
 static int devmem_card_add(struct devmem_card *card)
 {
 	u64 size = pci_resource_len(card->pdev, IVSHMEM_BAR_MEM);
-	u64 chunk = min_t(u64, size, DEVMEM_CARD_CHUNK);
+	struct devmem_config config = {
+		.ops = &devmem_pci_ops,
+		.priv = card,
+		.mem_size = size,
+		.chunk_size = min_t(u64, size, DEVMEM_CARD_CHUNK),
+	};
 	struct devmem_device *dev;
-	unsigned int id;
+	int err, id;
 
-	if (!completion_done(&card->rested))
-		return -EBUSY;
 	writel(IVSHMEM_OURS, card->regs + IVSHMEM_INTR_MASK);
 	if (readl(card->regs + IVSHMEM_INTR_MASK) != IVSHMEM_OURS)
 		return -ENODEV;
 
-	guard(mutex)(&devmem_ctl_lock);
-	id = devmem_free_id();
-	if (id == DEVMEM_MAX_DEVICES)
-		return -ENOSPC;
-	if (card->bar) {
-		/* One lies idle, for the others to move. */
-		chunk = min(size / 4, DEVMEM_CARD_CHUNK);
-		size -= chunk;
-	}
-	dev = devmem_device_create(&card->pdev->dev, id, &devmem_pci_ops, card, size,
-				   chunk, card->bar);
-	if (IS_ERR(dev))
+	/* After a reset. -EBUSY: pages of before are in use. */
+	err = devmem_card_map(card);
+	if (err)
+		return err;
+	id = devmem_id_get();
+	if (id < 0)
+		return id;
+	config.id = id;
+	config.mem = card->bar;
+	config.at = card->bar ? (void __force *)card->mem : NULL;
+	dev = devmem_device_create(&card->pdev->dev, &config);
+	if (IS_ERR(dev)) {
+		devmem_id_put(id);
 		return PTR_ERR(dev);
-	INIT_DELAYED_WORK(&dev->rest, devmem_rest_work);
+	}
 	card->dev = dev;
 	card->watched = true;
 	enable_work(&card->loss);
@@ -233,7 +293,7 @@ static int devmem_card_add(struct devmem_card *card)
 	return 0;
 }
 
-/* When it returns, nobody but the caller adds or removes the virtual GPU. */
+/* When it returns, only the caller adds or removes the virtual GPU. */
 static void devmem_card_unwatch(struct devmem_card *card)
 {
 	if (card->watched)
@@ -242,9 +302,11 @@ static void devmem_card_unwatch(struct devmem_card *card)
 }
 
 /*
- * Take the virtual GPU out of use. What is on it is saved, or lost if the card is. It
- * can't fail, nor wait for somebody who holds a page. When it returns nobody accesses the
- * card; but who holds a page of coherent memory, until &devmem_card.rested.
+ * Take the virtual GPU out of use. What is on it is saved, or lost if the card is. This
+ * cannot fail, and waits for pages that are in use for a limited time only. When it returns,
+ * no thread accesses the card, with one exception: a reference to a page of coherent memory
+ * stays valid, as does its struct page. Data read through it is whatever the addresses give,
+ * as the card is removed.
  */
 static void devmem_card_remove(struct devmem_card *card, bool lost)
 {
@@ -254,65 +316,33 @@ static void devmem_card_remove(struct devmem_card *card, bool lost)
 
 	if (!dev)
 		return;
-	/* Without the lock: no hardware waits for a topology change to end. */
 	if (lost)
 		devmem_device_kill(dev);
-
-	mutex_lock(&devmem_ctl_lock);
-	if (lost)
-		devmem_device_unplug(dev);
 	else
-		err = pgmap_peer_leave(&dev->peer, 0, DEVMEM_CARD_TIMEOUT, &stats);
+		err = devmem_device_remove(dev, 0, DEVMEM_CARD_TIMEOUT, &stats);
 	if (err)
-		err = pgmap_peer_leave(&dev->peer, PGMAP_FORCE, DEVMEM_CARD_FORCE, &stats);
-	pci_info(card->pdev, "%s: %llu pages went to system memory, %llu are lost\n",
-		 lost ? "gone" : "removed", stats.pages_evacuated, stats.pages_poisoned);
+		err = devmem_device_remove(dev, PGMAP_FORCE, DEVMEM_CARD_FORCE, &stats);
+	pci_info(card->pdev, "%s: %llu pages went to system memory, %llu are lost%s\n",
+		 lost ? "lost" : "removed", stats.pages_evacuated, stats.pages_poisoned,
+		 err ? "; more are in use, and freed later" : "");
 	if (err)
 		devmem_device_kill(dev);
-	devmem_device_detach(dev);
+	devmem_device_quiesce(dev);
+	/* Nothing of a user is waited for from here on. */
+	if (!err)
+		wait_for_completion(&dev->ended);
+	devmem_card_forget(card);
 	card->dev = NULL;
-	if (err && card->bar)
-		reinit_completion(&card->rested);
-	if (err)
-		queue_delayed_work(devmem_wq, &dev->rest, DEVMEM_CARD_RETRY);
-	else
-		devmem_device_release(dev);
-	mutex_unlock(&devmem_ctl_lock);
+	drm_dev_put(&dev->drm);
 }
 
 static void devmem_card_loss(struct work_struct *work)
 {
 	struct devmem_card *card = container_of(work, struct devmem_card, loss);
 
-	/* Who has noticed the loss of one may be late, and this another one. */
+	/* The loss may be that of an earlier virtual GPU of this card. */
 	if (card->dev && pgmap_peer_is_lost(&card->dev->peer))
 		devmem_card_remove(card, true);
-}
-
-/* Cacheable if it is coherent: what struct pages will be made for is mapped likewise. */
-static int devmem_card_map(struct devmem_card *card)
-{
-	struct device *dev = &card->pdev->dev;
-	struct resource *bar;
-	void *mem;
-
-	bar = devm_request_mem_region(dev,
-				      pci_resource_start(card->pdev, IVSHMEM_BAR_MEM),
-				      pci_resource_len(card->pdev, IVSHMEM_BAR_MEM),
-				      "drm_devmem");
-	if (!bar)
-		return -EBUSY;
-	if (!coherent_cards) {
-		card->mem = devm_ioremap_wc(dev, bar->start, resource_size(bar));
-		return card->mem ? 0 : -ENOMEM;
-	}
-
-	mem = devm_memremap(dev, bar->start, resource_size(bar), MEMREMAP_WB);
-	if (IS_ERR(mem))
-		return PTR_ERR(mem);
-	card->mem = (void __iomem __force *)mem;
-	card->bar = bar;
-	return 0;
 }
 
 static int devmem_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id)
@@ -325,8 +355,6 @@ static int devmem_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id
 	if (!card)
 		return -ENOMEM;
 	card->pdev = pdev;
-	init_completion(&card->rested);
-	complete_all(&card->rested);
 	INIT_WORK(&card->loss, devmem_card_loss);
 	disable_work(&card->loss);
 
@@ -351,19 +379,26 @@ static int devmem_pci_probe(struct pci_dev *pdev, const struct pci_device_id *id
 
 	err = dma_set_mask_and_coherent(&pdev->dev, DMA_BIT_MASK(64));
 	if (err)
-		return err;
+		goto err_unmap;
 	/* Without it, the engine can't reach memory of cards. */
 	err = pcim_p2pdma_init(pdev);
 	if (!err)
 		card->provider = pcim_p2pdma_provider(pdev, IVSHMEM_BAR_MEM);
 	else if (err != -EOPNOTSUPP)
-		return err;
+		goto err_unmap;
 	err = devmem_edu_try(pdev, card->mem, IVSHMEM_BAR_MEM);
 	if (err)
-		return err;
+		goto err_unmap;
 
 	pci_set_drvdata(pdev, card);
-	return devmem_card_add(card);
+	err = devmem_card_add(card);
+	if (err)
+		goto err_unmap;
+	return 0;
+
+err_unmap:
+	devmem_card_unmap(card);
+	return err;
 }
 
 /* In order, if the card is there. */
@@ -376,11 +411,8 @@ static void devmem_card_retire(struct devmem_card *card)
 
 static void devmem_pci_remove(struct pci_dev *pdev)
 {
-	struct devmem_card *card = pci_get_drvdata(pdev);
-
-	devmem_card_retire(card);
-	/* PCI may give the addresses to another card. */
-	wait_for_completion(&card->rested);
+	devmem_card_retire(pci_get_drvdata(pdev));
+	devmem_card_unmap(pci_get_drvdata(pdev));
 }
 
 /* --- errors --- */
@@ -415,7 +447,7 @@ static pci_ers_result_t devmem_pci_slot_reset(struct pci_dev *pdev)
 	return PCI_ERS_RESULT_DISCONNECT;
 }
 
-/* A reset that somebody asks for; what is on the card can be saved. */
+/* A reset that was asked for: what is on the card can be saved. */
 static void devmem_pci_reset_prepare(struct pci_dev *pdev)
 {
 	devmem_card_retire(pci_get_drvdata(pdev));

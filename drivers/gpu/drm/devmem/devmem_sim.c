@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The simulated backend: device memory is memory of the system that nobody but
- * this file touches, and the CPU does what an engine would.
+ * The simulated backend: device memory is memory of the system that only
+ * this file accesses, and the CPU does what an engine would.
  *
  * With the parameter coherent_ram the memory is coherent instead: parts of a range that
  * the system does not use, as by memmap= on the kernel's command line.
  */
 #include <linux/atomic.h>
 #include <linux/device/faux.h>
-#include <linux/dma-direct.h>
 #include <linux/dma-mapping.h>
-#include <linux/gfp.h>
 #include <linux/io.h>
 #include <linux/ioport.h>
 #include <linux/kernel.h>
@@ -82,8 +80,8 @@ static void *devmem_sim_at(struct devmem_device *dev, u64 offset)
 	struct devmem_chunk *chunk;
 
 	/* Coherent: mapped as a whole. */
-	if (dev->priv)
-		return dev->priv + offset;
+	if (dev->at)
+		return dev->at + offset;
 
 	chunk = dev->chunks[div64_u64(offset, dev->chunk_size)];
 	return chunk->memory + (offset - chunk->offset);
@@ -117,23 +115,12 @@ static u64 devmem_sim_atomic_add(struct devmem_device *dev, u64 offset, u64 valu
 	return atomic64_fetch_add(value, devmem_sim_at(dev, offset));
 }
 
-static const struct devmem_backend_ops devmem_sim_ops = {
-	.init_chunk = devmem_sim_init_chunk,
-	.fini_chunk = devmem_sim_fini_chunk,
-	.read = devmem_sim_read,
-	.write = devmem_sim_write,
-	.clear = devmem_sim_clear,
-	.atomic_add = devmem_sim_atomic_add,
-};
-
-/* Coherent memory for a device, with the room that its chunks need to move. */
-static struct resource *devmem_sim_mem_get(u64 mem_size, u64 chunk_size, void **at)
+/* Coherent memory for a device. */
+static struct resource *devmem_sim_mem_get(u64 size, void **at)
 {
 	struct resource *mem;
-	u64 size, rest, start;
+	u64 start;
 
-	div64_u64_rem(mem_size, chunk_size, &rest);
-	size = mem_size + chunk_size + rest;
 	if (size - 1 > DEVMEM_ADDR_OFFSET)
 		return ERR_PTR(-ENOMEM);
 
@@ -167,28 +154,48 @@ static void devmem_sim_mem_put(struct resource *mem, void *at)
 	kfree(mem);
 }
 
+static void devmem_sim_end(struct devmem_device *dev)
+{
+	faux_device_destroy(to_faux_device(dev->drm.dev));
+	devmem_sim_mem_put(dev->peer.mem, dev->at);
+}
+
+static const struct devmem_backend_ops devmem_sim_ops = {
+	.end = devmem_sim_end,
+	.init_chunk = devmem_sim_init_chunk,
+	.fini_chunk = devmem_sim_fini_chunk,
+	.read = devmem_sim_read,
+	.write = devmem_sim_write,
+	.clear = devmem_sim_clear,
+	.atomic_add = devmem_sim_atomic_add,
+};
+
 /**
  * devmem_sim_create() - make a simulated device
- * @id: a free index in devmem_devices
+ * @id: from devmem_id_get()
  * @mem_size: bytes of memory
  * @chunk_size: bytes of a chunk
  *
- * Context: May sleep. devmem_ctl_lock is held.
- * Return: The device, or an error pointer.
+ * Context: May sleep.
+ * Return: The device, with a reference for the caller; or an error pointer.
  */
 struct devmem_device *devmem_sim_create(unsigned int id, u64 mem_size, u64 chunk_size)
 {
-	struct resource *mem = NULL;
+	struct devmem_config config = {
+		.id = id,
+		.ops = &devmem_sim_ops,
+		.mem_size = mem_size,
+		.chunk_size = chunk_size,
+	};
 	struct devmem_device *dev;
 	struct faux_device *faux;
-	void *at = NULL;
 	char name[16];
 	int err;
 
 	if (devmem_sim_is_coherent()) {
-		mem = devmem_sim_mem_get(mem_size, chunk_size, &at);
-		if (IS_ERR(mem))
-			return ERR_CAST(mem);
+		config.mem = devmem_sim_mem_get(mem_size, &config.at);
+		if (IS_ERR(config.mem))
+			return ERR_CAST(config.mem);
 	}
 
 	snprintf(name, sizeof(name), "drm-devmem.%u", id);
@@ -199,69 +206,17 @@ struct devmem_device *devmem_sim_create(unsigned int id, u64 mem_size, u64 chunk
 	}
 
 	err = dma_coerce_mask_and_coherent(&faux->dev, DMA_BIT_MASK(64));
-	dev = err ? ERR_PTR(err) :
-	      devmem_device_create(&faux->dev, id, &devmem_sim_ops, at, mem_size,
-				   chunk_size, mem);
+	dev = err ? ERR_PTR(err) : devmem_device_create(&faux->dev, &config);
 	if (!IS_ERR(dev))
 		return dev;
 
 	faux_device_destroy(faux);
 err_mem:
-	devmem_sim_mem_put(mem, at);
+	devmem_sim_mem_put(config.mem, config.at);
 	return dev;
 }
 
 bool devmem_is_sim(struct devmem_device *dev)
 {
 	return dev->ops == &devmem_sim_ops;
-}
-
-/* It has left the fabric. devmem_ctl_lock is held. */
-void devmem_sim_destroy(struct devmem_device *dev)
-{
-	struct faux_device *faux = to_faux_device(dev->drm.dev);
-	struct resource *mem = dev->peer.mem;
-	void *at = dev->priv;
-
-	devmem_device_destroy(dev);
-	faux_device_destroy(faux);
-	devmem_sim_mem_put(mem, at);
-}
-
-/*
- * The page behind a DMA address. The engine is the CPU, so this must be the very
- * page that was mapped: see devmem_dma_probe().
- */
-struct page *devmem_dma_page(struct devmem_device *dev, dma_addr_t addr)
-{
-	return pfn_to_page(PHYS_PFN(dma_to_phys(dev->drm.dev, addr)));
-}
-
-/*
- * Refuse to work where a DMA mapping is more than another name of the page: an
- * IOMMU in front of the device, bounce buffers, encrypted memory.
- */
-int devmem_dma_probe(struct devmem_device *dev)
-{
-	struct device *device = dev->drm.dev;
-	struct page *page;
-	dma_addr_t addr;
-	int err = 0;
-
-	page = alloc_page(GFP_KERNEL);
-	if (!page)
-		return -ENOMEM;
-
-	addr = dma_map_page(device, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL);
-	if (dma_mapping_error(device, addr)) {
-		err = -EOPNOTSUPP;
-		goto out_free;
-	}
-	if (dma_to_phys(device, addr) != page_to_phys(page))
-		err = -EOPNOTSUPP;
-	dma_unmap_page(device, addr, PAGE_SIZE, DMA_BIDIRECTIONAL);
-
-out_free:
-	__free_page(page);
-	return err;
 }

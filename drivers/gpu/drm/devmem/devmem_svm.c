@@ -527,8 +527,8 @@ void devmem_vm_destroy(struct devmem_vm *vm)
  * devmem_vms_invalidate() - drop all mappings of a device
  * @dev: the device
  *
- * Context: May sleep. Does not take &devmem_vm.lock, which may be held by
- *	    whoever waits for the caller's topology change.
+ * Context: May sleep. Does not take &devmem_vm.lock, which is held
+ *	    across device faults.
  */
 void devmem_vms_invalidate(struct devmem_device *dev)
 {

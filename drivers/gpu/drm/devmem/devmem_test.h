@@ -50,8 +50,9 @@
  * @pages_evacuated: pages that were copied to system memory
  * @pages_poisoned: pages that were lost: the CPU gets SIGBUS there, a device EFAULT
  * @bytes_copied: bytes that were copied for it
- * @stall_ns: longest time that a device's faults were held up
- * @peers_moved: devices that changed cluster, the ones that paid
+ * @stall_ns: longest time that faults of a device were held up: 0, as none are
+ * @peers_moved: devices whose owner changed
+ * @pages_left: pages that could not be moved in time; they are moved later
  */
 struct devmem_op_stats {
 	__u64 pages_rehomed;
@@ -60,6 +61,7 @@ struct devmem_op_stats {
 	__u64 bytes_copied;
 	__u64 stall_ns;
 	__u64 peers_moved;
+	__u64 pages_left;
 };
 
 /**
@@ -87,13 +89,13 @@ struct devmem_create {
 };
 
 /*
- * DESTROY: what can't be saved in time is lost. If a page stays in use even then,
- * which is EBUSY, the device gives out none any more; DESTROY can be repeated.
- * LINK: the links that go down are dead already; what can't be moved in time to the
- * cluster that a device comes to be in is lost.
+ * DESTROY: pages that cannot be moved in time are lost. If a page stays locked or referred
+ * to even then, which is EBUSY, the device has left its cluster; it goes when the last page
+ * is free. DESTROY can be repeated, and tries again.
+ * LINK: the links that go down are dead already, so nothing is moved before they are cut.
  */
 #define DEVMEM_FORCE		0x1
-/* DESTROY: the device is torn out, at once. What its memory holds is lost. */
+/* DESTROY: the device is lost, at once, with what its memory holds. */
 #define DEVMEM_LOST		0x2
 
 /**
@@ -109,7 +111,7 @@ struct devmem_create {
  *
  * Errors: EINVAL, EFAULT, EINTR, ENOENT (no such device), EBUSY (not done in
  * time; everything works as before), ENOMEM (no system memory to move to;
- * everything works as before), EIO (the device failed to copy, or was torn out
+ * everything works as before), EIO (the device failed to copy, or was lost
  * meanwhile; else as before).
  */
 struct devmem_destroy {
@@ -149,9 +151,9 @@ struct devmem_link {
  * what it is does nothing and is no error.
  *
  * Errors: EINVAL (also a == b, up > 1, nr of 0 or too large), EFAULT, EINTR,
- * ENOENT (no such device), EBUSY (not done in time; everything works as
- * before), ENOMEM (everything works as before), EIO (a device that was to move
- * was torn out meanwhile; else as before).
+ * ENOENT (no such device), EOPNOTSUPP (no way between two cards), ENOMEM, EBUSY (a link
+ * is being changed the other way all the time). Then nothing has changed. Pages that
+ * cannot be moved in time are no error, see @pages_left of &struct devmem_op_stats.
  */
 struct devmem_set_links {
 	__u64 links;
@@ -171,6 +173,8 @@ struct devmem_set_links {
  * @mem_size: bytes of device memory
  * @resident_pages: pages of its memory that are allocated
  * @links: bit i is set if the link to device i is up; its own bit is clear
+ * @left_pages: pages of its memory that wait to be moved, see @pages_left of
+ *	&struct devmem_op_stats
  */
 struct devmem_topology_entry {
 	__u32 id;
@@ -179,6 +183,7 @@ struct devmem_topology_entry {
 	__u64 mem_size;
 	__u64 resident_pages;
 	__u64 links;
+	__u64 left_pages;
 };
 
 /**
@@ -291,7 +296,7 @@ struct devmem_exec {
  * @pages: (out) pages of the range that are there now; also if it failed
  *
  * To the device: anonymous memory only; what can't be moved (other kinds of
- * memory, pages pinned by somebody, no memory on the device) stays where it is.
+ * memory, pinned pages, no memory on the device) stays where it is.
  * Pages of other devices of the cluster are moved too, those beyond it stay.
  * Untouched private memory is allocated on the device, zeroed.
  * To system memory: pages of all devices in the range.
@@ -352,7 +357,7 @@ struct devmem_query {
  * @flags: 0 or %DEVMEM_HOLD_LOCK
  * @ms: for how long; 1 to 60000
  *
- * What somebody else in the kernel might do: holds on to a page of device memory,
+ * What another part of the kernel might do: holds on to a page of device memory,
  * and returns when it has let go of it. The device that is asked need not be the
  * one that has the page, nor stay.
  *

@@ -64,7 +64,7 @@ static u32 devmem_walk_entry(unsigned long pfn)
 
 	/*
 	 * It was found under an owner of our fabric, so it is ours; or it is coherent
-	 * memory of somebody who is in no fabric.
+	 * memory of a device that is in no fabric.
 	 */
 	dpagemap = drm_pagemap_page_to_dpagemap(page);
 	if (!dpagemap)
@@ -87,18 +87,20 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 		.end = start + (nr << PAGE_SHIFT),
 		.hmm_pfns = pfns,
 	};
+	unsigned long deadline = jiffies + DEVMEM_FAULT_TIMEOUT, i;
 	struct pgmap_walk pgmap_walk;
-	unsigned long i;
 	bool retry;
 	int err;
 
 	do {
 		if (fatal_signal_pending(current))
 			return -EINTR;
+		/* Others keep it moving. */
+		if (!time_before(jiffies, deadline))
+			return -EBUSY;
 
 		err = pgmap_range_fault(peer, &pgmap_walk, &range,
 					DEVMEM_FAULT_TIMEOUT);
-		/* Others keep it moving. A fatal signal ends it at last. */
 		retry = err == -EBUSY;
 		if (retry)
 			continue;
@@ -117,7 +119,6 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 			}
 		}
 		up_read(&walk->lock);
-		pgmap_walk_end(&pgmap_walk);
 	} while (retry);
 
 	return 0;
@@ -125,8 +126,8 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
 
 /**
  * devmem_walk_query() - where does each page live?
- * @peers: one of each cluster whose pages are looked for
- * @nr_peers: number of @peers; none may leave meanwhile, save those that are lost
+ * @devs: one of each cluster whose pages are looked for; the caller refers to them
+ * @nr_devs: number of @devs
  * @mm: the current process'
  * @start: first address
  * @nr: number of pages
@@ -137,10 +138,10 @@ static int devmem_walk_batch(struct devmem_walk *walk, struct pgmap_peer *peer,
  * hmm_range_fault() shows the device pages of one owner only, so there is one
  * walk per cluster. Nothing is faulted in.
  *
- * Context: May sleep, and waits for topology changes.
+ * Context: May sleep, and takes the mmap lock.
  * Return: 0 or a negative errno, and then nothing is held.
  */
-int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
+int devmem_walk_query(struct devmem_device **devs, unsigned int nr_devs,
 		      struct mm_struct *mm, unsigned long start,
 		      unsigned long nr, u32 *entries, struct folio **held)
 {
@@ -160,15 +161,15 @@ int devmem_walk_query(struct pgmap_peer **peers, unsigned int nr_peers,
 	if (err)
 		goto out_free;
 
-	/* Who asks for one page has it when it is found. */
-	for (p = 0; p < nr_peers && !err && !(held && *held); p++) {
+	/* A request for one page ends when the page is found. */
+	for (p = 0; p < nr_devs && !err && !(held && *held); p++) {
 		for (i = 0; i < nr && !err; i += n) {
 			n = min(nr - i, DEVMEM_WALK_BATCH);
-			err = devmem_walk_batch(&walk, peers[p],
+			err = devmem_walk_batch(&walk, &devs[p]->peer,
 						start + (i << PAGE_SHIFT), n,
 						entries + i, pfns, held);
 		}
-		/* Torn out: there is nothing to see of it. */
+		/* It has left: there is nothing to see of it. */
 		if (err == -ENODEV)
 			err = 0;
 	}
@@ -215,11 +216,9 @@ int devmem_walk_to_system(struct mm_struct *mm, unsigned long start,
 	     range.start = range.end) {
 		range.end = min(range.start + (DEVMEM_WALK_BATCH << PAGE_SHIFT),
 				end);
-		/* On behalf of nobody: device memory of any kind is brought back. */
+		/* On behalf of no peer: device memory of any kind is brought back. */
 		err = pgmap_range_fault(NULL, &pgmap_walk, &range,
 					DEVMEM_FAULT_TIMEOUT);
-		if (!err)
-			pgmap_walk_end(&pgmap_walk);
 		if (fatal_signal_pending(current))
 			err = -EINTR;
 	}

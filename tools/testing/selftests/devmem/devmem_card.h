@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Cards of drm_devmem that come and go. Somebody outside of the machine plugs them:
- * $DEVMEM_HOST is a terminal on which a line "@verb arguments" is answered by "ok" when
- * it has been done. The verbs:
+ * Cards of drm_devmem that come and go. A host outside of the machine plugs them:
+ * $DEVMEM_HOST is a terminal to that host. The test writes a line "@verb arguments", and
+ * the host answers "ok" when it is done. The verbs:
  *
  *	plug PORT CARD MIB [edu [BITS]]	a card into a slot, with a DMA engine
  *	unplug CARD			press the attention button
- *	tear PORT			tear out whatever is there
+ *	tear PORT			tear the card in the slot out
  *	die PORT			the same, but the slot does not notice
  *	error PORT			the port has a fatal error
  *	forget CARD			wait until it is gone, with its memory
@@ -26,14 +26,14 @@
 #define SYS_PCI		"/sys/bus/pci/"
 #define DRIVER		SYS_PCI "drivers/drm_devmem/"
 
-/* Limit for waits, in seconds. It ends what hangs; an attention button alone takes 5. */
+/* Limit for waits, in seconds. It only ends a test that hangs; an attention button takes 5. */
 #define PATIENCE	120
 
 /**
- * struct card - a card that can be in its slot or not
- * @port: its slot, as the host knows it
- * @name: the same of the card
- * @mib: size of the memory; each card has another, to be known by it
+ * struct card - a card that is in its slot or not
+ * @port: the host's name of its slot
+ * @name: the host's name of the card
+ * @mib: size of the memory, by which the card is recognised
  * @bdf: its address, when it was last seen
  * @dev: the device
  */
@@ -65,7 +65,7 @@ static inline bool host_do(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	/* An answer that somebody did not live to read. */
+	/* Discard an answer that a process did not read before it was killed. */
 	tcflush(fd, TCIFLUSH);
 	dprintf(fd, "@%s\n", text);
 	while (n < sizeof(text) - 1 && read(fd, &text[n], 1) == 1 && text[n] != '\n')
@@ -80,25 +80,42 @@ static inline bool host_do(const char *format, ...)
 
 /* --- cards --- */
 
-/* The device with that much memory, if there is one. */
+/* Size of BAR 2, which is the memory of a card; 0 if the render node is not that of a card. */
+static inline __u64 card_size(__u32 minor)
+{
+	unsigned long long start = 0, end = 0;
+	char path[64];
+	FILE *file;
+	int bar;
+
+	snprintf(path, sizeof(path), "/sys/class/drm/renderD%u/device/resource", minor);
+	file = fopen(path, "r");
+	if (!file)
+		return 0;
+	for (bar = 0; bar <= 2; bar++) {
+		if (fscanf(file, "%llx %llx %*x", &start, &end) != 2) {
+			start = 0;
+			end = 0;
+		}
+	}
+	fclose(file);
+	return end > start ? end - start + 1 : 0;
+}
+
+/* Find the card by the size of its memory. False if it is not there. */
 static inline bool card_find(struct card *c)
 {
 	struct devmem_topology_entry topo[DEVMEM_MAX_DEVICES];
 	int ctl = open(DEVMEM_CTL_PATH, O_RDWR | O_CLOEXEC), i, n;
-	__u64 size = c->mib * DM_MIB;
 	char path[64], link[256] = "";
 	bool found = false;
-
-	/* A chunk of it lies idle. */
-	if (dm_coherent("coherent_cards"))
-		size -= size / 4 < 64 * DM_MIB ? size / 4 : 64 * DM_MIB;
 
 	if (ctl < 0)
 		return false;
 	n = dm_topology(ctl, topo, DEVMEM_MAX_DEVICES);
 	close(ctl);
 	for (i = 0; i < n && !found; i++) {
-		if (topo[i].mem_size != size)
+		if (card_size(topo[i].render_minor) != c->mib * DM_MIB)
 			continue;
 		c->dev.id = topo[i].id;
 		c->dev.minor = topo[i].render_minor;
@@ -122,7 +139,7 @@ static inline bool card_wait(struct card *c, bool there)
 	return true;
 }
 
-/* The one that is open; there may be another one already. */
+/* Wait until the open device is gone; the card may be a new device already. */
 static inline bool card_gone(struct card *c)
 {
 	time_t end = time(NULL) + PATIENCE;
@@ -143,7 +160,7 @@ static inline void card_close(struct card *c)
 	c->dev.fd = -1;
 }
 
-/* There, and open. */
+/* Wait until the card is there, and open its device. */
 static inline bool card_use(struct card *c)
 {
 	card_close(c);
@@ -158,7 +175,7 @@ static inline bool card_plug(struct card *c, const char *how)
 	return host_do("plug %s %s %u %s", c->port, c->name, c->mib, how) && card_use(c);
 }
 
-/* In one cluster? */
+/* Are two cards in one cluster? */
 static inline bool same_owner(const struct card *a, const struct card *b)
 {
 	struct devmem_info x, y;
@@ -166,7 +183,7 @@ static inline bool same_owner(const struct card *a, const struct card *b)
 	return !dm_info(a->dev.fd, &x) && !dm_info(b->dev.fd, &y) && x.owner_id == y.owner_id;
 }
 
-/* The slot's directory in sysfs: its address is that of the card without function. */
+/* Switch the slot off by sysfs, where its address is that of the card without function. */
 static inline bool slot_off(const struct card *c)
 {
 	char cmd[256];
@@ -191,7 +208,7 @@ static inline bool card_sysfs(const struct card *c, const char *file)
 
 enum way { UNBIND, REMOVE, POWER, BUTTON, RESET, TEAR, DIE, ERROR };
 
-/* Is there a card afterwards, that the driver takes for another one? */
+/* Is there a card afterwards, which is a new device for the driver? */
 static inline bool way_is_back(enum way way)
 {
 	return way == RESET || way == ERROR;
@@ -228,12 +245,12 @@ static inline bool card_back(struct card *c, enum way way)
 	case REMOVE:
 		return dm_file_put(SYS_PCI "rescan", "1") && card_use(c);
 	case POWER:
-		/* For QEMU a card is out of a slot that has no power. */
+		/* QEMU removes a card from a slot that has no power. */
 	case BUTTON:
 	case TEAR:
 		return card_plug(c, "");
 	case DIE:
-		/* For the kernel it is there still, in a slot that is off. */
+		/* For the kernel the card is still in its slot, which is off. */
 		return card_sysfs(c, "remove") && host_do("forget %s", c->name) &&
 		       card_plug(c, "");
 	case RESET:
@@ -275,7 +292,7 @@ static inline int page_read(const struct dm_area *area, size_t page)
 	return 0;
 }
 
-/* What the CPU finds of a page: 0, what is right; 1, a memory error; -1, else. */
+/* The CPU reads a page. Returns 0 if it is right, 1 for a memory error, otherwise -1. */
 static inline int page_look(const struct dm_area *area, size_t page)
 {
 	int ret;
@@ -286,12 +303,12 @@ static inline int page_look(const struct dm_area *area, size_t page)
 		ret = bus_code == BUS_MCEERR_AR ? 1 : -1;
 	else
 		ret = page_read(area, page);
-	/* After the page has been read. */
+	/* Not before the page has been read. */
 	__atomic_store_n(&bus_to, 0, __ATOMIC_RELEASE);
 	return ret;
 }
 
-/* How many pages of a range are lost; -1 if one is wrong. */
+/* Returns how many pages of a range are lost, or -1 if a page is wrong. */
 static inline long pages_lost(const struct dm_area *area, size_t block, size_t nr)
 {
 	size_t page = block * area->block / DM_PAGE;

@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A demonstration of device memory that is really plugged and unplugged: two cards of
- * drm_devmem in slots with hot-plug, on a host that plugs them (see devmem_card.h).
+ * A demonstration of device memory that is plugged and unplugged: two cards of drm_devmem in
+ * slots with hot-plug, and a host that plugs them (see devmem_card.h).
  *
  *	(1) the cards come, one is filled, and the other uses that memory in place
  *	(2) the attention button is pressed while the memory is written to
  *	(3) the card comes back, gets its memory back, and is torn out
  *
- * The exit status is 0 if everything was as it should be, 1 if not, 4 if there is
- * nobody to plug cards.
+ * The exit status is 0 if everything was right, 1 if not, 4 if no host plugs cards.
  */
 #include <pthread.h>
 
 #include "../kselftest.h"
 #include "devmem_card.h"
 
-/* Half of it will be on the card that goes, the rest on the other and in system memory. */
+/* Half of the memory will be on card 0, the rest on card 1 and in system memory. */
 #define NR_HUGE		16
 
 static struct card cards[2] = {
@@ -37,7 +36,7 @@ static bool expect(bool good, const char *what)
 	return good;
 }
 
-/* No use to go on. */
+/* End the demonstration if a step fails. */
 static void need(bool good, const char *what)
 {
 	if (!expect(good, what))
@@ -60,7 +59,7 @@ static void print_where(void)
 	printf(" system %lu\n", where.system * DM_PAGE / DM_MIB);
 }
 
-/* By the CPU, every byte. */
+/* The CPU verifies every byte. */
 static void verify(size_t lost)
 {
 	long half = area.nr / 2, there, rest;
@@ -69,7 +68,7 @@ static void verify(size_t lost)
 	rest = pages_lost(&area, half, half);
 	printf("  the CPU reads all: %zu bytes, %ld pages end in SIGBUS, %s wrong\n",
 	       area.len, there > 0 ? there : 0, there < 0 || rest < 0 ? "some" : "0 bytes");
-	expect(there == (long)lost, "not those that had to be lost are");
+	expect(there == (long)lost, "the wrong pages are lost");
 	expect(!rest, "memory that was not on the card is not intact");
 }
 
@@ -78,7 +77,7 @@ static void *write_on(void *arg)
 	size_t b;
 
 	while (!__atomic_load_n(&stop, __ATOMIC_ACQUIRE)) {
-		/* In turn: the card that goes is used by the other, and by the CPU. */
+		/* In turn, card 1 and the CPU write to memory of card 0. */
 		for (b = 0; b < area.nr / 2; b += 16) {
 			__u64 base = dm_fresh(b, 9, area.base[b]);
 
@@ -139,7 +138,7 @@ static void step_orderly(void)
 	need(!pthread_create(&writer, NULL, write_on, NULL), "thread");
 	while (__atomic_load_n(&written, __ATOMIC_ACQUIRE) < 32)
 		usleep(1000);
-	need(card_go(&cards[0], BUTTON), "card 0 can't be removed");
+	need(card_go(&cards[0], BUTTON), "card 0 cannot be removed");
 	expect(card_wait(&cards[0], false), "card 0 stays");
 	card_close(&cards[0]);
 	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
@@ -155,14 +154,14 @@ static void step_surprise(void)
 	printf("card step 3: the card comes back, gets its memory back, and is torn out\n");
 	need(card_back(&cards[0], BUTTON), "card 0 does not come back");
 	fill_card();
-	need(card_go(&cards[0], TEAR), "card 0 can't be torn out");
+	need(card_go(&cards[0], TEAR), "card 0 cannot be torn out");
 	expect(card_wait(&cards[0], false), "card 0 stays");
 	card_close(&cards[0]);
 	verify(area.nr / 2 * BLOCK / DM_PAGE);
 	expect(area_sum_right(&area, cards[1].dev.fd, area.nr / 2, area.nr / 2),
 	       "card 1 reads something else");
 
-	/* What is lost stays lost; what replaces it is like any other memory. */
+	/* Lost memory stays lost. The memory that replaces it is like any other. */
 	need(!madvise(area.mem, area.len / 2, MADV_DONTNEED), "MADV_DONTNEED");
 	need(area_fill(&area, cards[1].dev.fd, 0, area.nr / 4, 3) &&
 	     area_fill(&area, -1, area.nr / 4, area.nr / 4, 3), "fill");
@@ -172,7 +171,7 @@ static void step_surprise(void)
 int main(void)
 {
 	if (!getenv("DEVMEM_HOST")) {
-		fprintf(stderr, "nobody there to plug cards: $DEVMEM_HOST\n");
+		fprintf(stderr, "no host that plugs cards: $DEVMEM_HOST is not set\n");
 		return KSFT_SKIP;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -182,7 +181,7 @@ int main(void)
 	step_orderly();
 	step_surprise();
 
-	expect(card_go(&cards[1], UNBIND), "card 1 can't be removed");
+	expect(card_go(&cards[1], UNBIND), "card 1 cannot be removed");
 	printf("card demo: 3 steps, %s\n",
 	       problems ? "FAILED" : "nothing lost but what was torn out");
 	return problems;

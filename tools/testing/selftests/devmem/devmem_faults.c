@@ -33,7 +33,7 @@ struct rig {
 	int ctl, nth;
 	struct dm_dev dev[DEVICES];
 	struct dm_area area;
-	/* What comes before is not on any device. */
+	/* Memory before this address is not on any device. */
 	unsigned char *from;
 	size_t first;
 };
@@ -43,10 +43,10 @@ FIXTURE(faults)
 	struct rig rig;
 };
 
-/* Fail what may sleep too, and quietly. */
+/* Let allocations that may sleep fail, too, and quietly. */
 static bool quiet_faults(void)
 {
-	static const char * const attrs[] = { "failslab", "fail_page_alloc", "fail_pgmap" };
+	static const char * const attrs[] = { "failslab", "fail_page_alloc", "fail_devmem" };
 	char path[128];
 	unsigned int i;
 
@@ -63,10 +63,10 @@ static bool quiet_faults(void)
 	       dm_file_change("/sys/kernel/debug/fail_page_alloc/min-order", "0");
 }
 
-/* The pages that a sweep begins with: all on their devices, the huge one in one piece. */
+/* A sweep begins with all pages on their devices, and with the huge page in one piece. */
 static void to_devices(struct __test_metadata *_metadata, struct rig *rig)
 {
-	/* Private ones are there since the CPU has looked at them. */
+	/* Private pages are in system memory after the CPU has checked them. */
 	if (dm_coherent("coherent_ram")) {
 		ASSERT_LE(0, dm_migrate(rig->dev[2].fd, rig->from,
 					rig->first + LEN - FIRST,
@@ -117,6 +117,7 @@ FIXTURE_TEARDOWN(faults)
 
 	EXPECT_EQ(0, dm_area_wrong(&rig->area, 0, rig->area.nr));
 	dm_area_fini(&rig->area);
+	EXPECT_TRUE(dm_soon(!dm_pages_left(rig->ctl)));
 	for (i = 0; i < DEVICES; i++) {
 		if (rig->dev[i].fd < 0)
 			continue;
@@ -129,14 +130,14 @@ FIXTURE_TEARDOWN(faults)
 	close(rig->ctl);
 }
 
-/* Everything there is to know from outside. */
+/* All that user space can see. */
 struct state {
 	struct devmem_topology_entry topo[DEVMEM_MAX_DEVICES];
 	int nr;
 	__u32 pages[LEN / DM_PAGE];
 };
 
-/* Pages that nobody has any more are freed by a work item: so wait for it. */
+/* Work items move leftovers and free pages that are not in use. Have they finished? */
 static bool settled(const struct state *state)
 {
 	int i;
@@ -145,6 +146,8 @@ static bool settled(const struct state *state)
 		__u64 seen = 0;
 		size_t p;
 
+		if (state->topo[i].left_pages)
+			return false;
 		for (p = 0; p < LEN / DM_PAGE; p++)
 			seen += (state->pages[p] & 0xffff) ==
 				(DEVMEM_PAGE_DEVICE | state->topo[i].id << 8);
@@ -169,12 +172,12 @@ static void look(struct __test_metadata *_metadata, struct rig *rig,
 	ASSERT_EQ(0, dm_ioctl(rig->dev[2].fd, DRM_IOCTL_DEVMEM_QUERY, &query));
 }
 
-/* A request to sweep: does it, or undoes it. */
+/* Issues the request to sweep, or undoes it. */
 typedef int (*request_t)(struct rig *rig, bool undo);
 
-/* Where pages may be after a request has failed, if not where they were before. */
+/* Where pages may be after a request has failed, apart from where they were before. */
 enum moves {
-	NOTHING,	/* and it does not touch them */
+	NOTHING,	/* the request does not touch them */
 	NOWHERE,
 	SYSTEM,
 	SYSTEM_OR_2,	/* or on device 2 */
@@ -197,7 +200,7 @@ static bool same(struct rig *rig, const struct state *a, const struct state *b,
 			return false;
 	}
 	for (i = 0; i < LEN / DM_PAGE; i++) {
-		/* Whether it is in one piece does not count. */
+		/* Whether a huge page is in one piece does not count. */
 		page = b->pages[i] & 0xffff;
 		if (page == (a->pages[i] & 0xffff) ||
 		    (moves > NOWHERE && page == DEVMEM_PAGE_SYSTEM) ||
@@ -209,7 +212,7 @@ static bool same(struct rig *rig, const struct state *a, const struct state *b,
 	return true;
 }
 
-/* Look at everything. False while a work item still has pages to free. */
+/* Look at everything. False while a work item still has pages to move or to free. */
 static bool look_settled(struct __test_metadata *_metadata, struct rig *rig,
 			 struct state *state)
 {
@@ -259,7 +262,7 @@ static void sweep(struct __test_metadata *_metadata, struct rig *rig,
 		ssize_t len;
 
 		ASSERT_TRUE(becomes_settled(_metadata, rig, &before)) {
-			TH_LOG("fault %u: a device has pages that nobody has", n);
+			TH_LOG("fault %u: a device keeps unused pages, or leftovers", n);
 		}
 		len = snprintf(text, sizeof(text), "%u", n);
 		ASSERT_EQ(len, pwrite(rig->nth, text, len, 0));
@@ -282,14 +285,14 @@ static void sweep(struct __test_metadata *_metadata, struct rig *rig,
 			}
 			to_devices(_metadata, rig);
 		}
-		/* The end: there were not so many. */
+		/* The request has fewer allocations than this: the end. */
 		if (atoi(text))
 			break;
 		faults++;
 	}
 	ASSERT_LT(n, MAX_FAULTS);
 	EXPECT_EQ(0, err);
-	/* It did allocate, and could not always do without; or has to be able to. */
+	/* A request that may fail did fail, and the others did without the memory. */
 	EXPECT_EQ(may_fail, failed > 0);
 	TH_LOG("%u faults among %u allocations, %u made it fail", faults, n - 1, failed);
 }
@@ -312,15 +315,29 @@ TEST_F(faults, create)
 	sweep(_metadata, &self->rig, do_create, NOTHING, true);
 }
 
-static int do_link(struct rig *rig, bool undo)
+/*
+ * Change a link. The kernel may lack memory for the request itself. For lack of memory for
+ * pages or windows the request does not fail, and nothing is copied or lost.
+ */
+static int set_link(struct rig *rig, bool up, __u32 flags)
 {
 	struct devmem_link link = {
 		.a = rig->dev[0].id,
 		.b = rig->dev[1].id,
-		.up = !undo,
+		.up = up,
 	};
+	struct devmem_op_stats stats;
+	int err = dm_links(rig->ctl, &link, 1, flags, &stats);
 
-	return dm_links(rig->ctl, &link, 1, 0, NULL);
+	if ((err && err != -ENOMEM) || stats.bytes_copied || stats.pages_evacuated ||
+	    stats.pages_poisoned)
+		return -EPROTO;
+	return err;
+}
+
+static int do_link(struct rig *rig, bool undo)
+{
+	return set_link(rig, !undo, 0);
 }
 
 TEST_F(faults, link_up)
@@ -341,16 +358,13 @@ TEST_F(faults, link_down)
 
 static int do_forced_unlink(struct rig *rig, bool undo)
 {
-	struct devmem_link link = { .a = rig->dev[0].id, .b = rig->dev[1].id };
-
-	return undo ? do_link(rig, false) :
-		      dm_links(rig->ctl, &link, 1, DEVMEM_FORCE, NULL);
+	return undo ? set_link(rig, true, 0) : set_link(rig, false, DEVMEM_FORCE);
 }
 
 TEST_F(faults, forced_link_down)
 {
 	ASSERT_EQ(0, do_link(&self->rig, false));
-	sweep(_metadata, &self->rig, do_forced_unlink, SYSTEM, true);
+	sweep(_metadata, &self->rig, do_forced_unlink, NOWHERE, true);
 }
 
 static int leave(struct rig *rig, bool undo, __u32 flags)
@@ -372,7 +386,7 @@ TEST_F(faults, leave)
 	sweep(_metadata, &self->rig, do_leave, SYSTEM, false);
 }
 
-/* Like the one above it tries again; nor does it lose a byte for an allocation that fails. */
+/* As above the kernel tries again: no byte is lost because an allocation fails. */
 static int do_forced_leave(struct rig *rig, bool undo)
 {
 	return leave(rig, undo, DEVMEM_FORCE);
@@ -388,7 +402,7 @@ static int do_lose(struct rig *rig, bool undo)
 	size_t i;
 
 	if (undo) {
-		/* Nothing is left. */
+		/* All of the memory is lost. */
 		if (mmap(rig->area.mem, FIRST, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED ||
 		    madvise(rig->area.mem, DM_HUGE, MADV_HUGEPAGE))
@@ -409,7 +423,7 @@ static int do_migrate(struct rig *rig, bool undo)
 	long nr = dm_migrate(rig->dev[undo ? 0 : 2].fd, rig->from, rig->first,
 			     DEVMEM_MIGRATE_TO_DEVICE);
 
-	/* Without memory it does what it can. */
+	/* Without memory, some pages do not move. */
 	return nr == (long)(rig->first / DM_PAGE) ? 0 : nr < 0 ? nr : -EBUSY;
 }
 
@@ -422,7 +436,7 @@ TEST_F(faults, migrate_to_device)
 		.up = 1,
 	};
 
-	/* Else there is no way. */
+	/* The pages can only move between devices that are linked. */
 	ASSERT_EQ(0, dm_links(rig->ctl, &link, 1, 0, NULL));
 	sweep(_metadata, rig, do_migrate, SYSTEM_OR_2, true);
 }
@@ -442,7 +456,7 @@ TEST_F(faults, migrate_to_system)
 
 static int do_exec(struct rig *rig, bool undo)
 {
-	/* Through page tables that have to be made each time. */
+	/* A new file has new page tables, which take memory. */
 	int fd = undo ? -1 : dm_open(rig->dev[2].minor), err;
 	__u64 sum;
 
@@ -471,7 +485,7 @@ TEST_F(faults, fill)
 	struct rig *rig = &self->rig;
 	size_t i;
 
-	/* With what is there, so that it may be half done. */
+	/* A command that writes what is there already may end halfway. */
 	for (i = 0; i < rig->area.nr; i++)
 		dm_block_write(&rig->area, i, i * (BLOCK / DM_WORD));
 	to_devices(_metadata, rig);
@@ -531,7 +545,7 @@ static const struct dm_left left_to_all[] = {
 
 static const char *unsuitable(void)
 {
-	/* What a user who is not root lacks is said elsewhere. */
+	/* dm_unusable() tells users without permission what they lack. */
 	if (geteuid() || quiet_faults())
 		return NULL;
 	return "the kernel has no fault injection, or no debugfs";

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the test programs of drm_devmem add to the kselftest harness: a program loads the
- * module, prints a line about the machine, leaves out variants that repeat other tests, and
- * is skipped as a whole if it can test nothing.
+ * module, prints a line about the machine, omits variants that repeat other tests, and skips
+ * as a whole if it can test nothing.
  */
 #ifndef _DEVMEM_HARNESS_H_
 #define _DEVMEM_HARNESS_H_
@@ -39,10 +39,12 @@
  * struct dm_left - tests that only the program with all variants runs
  * @tests: a shell pattern of their names
  * @where: if set, this applies only to machines for which it returns true
+ * @never: neither program runs them, as they skip on any machine
  */
 struct dm_left {
 	const char *tests;
 	bool (*where)(void);
+	bool never;
 };
 
 /* Wait until @cond is true; false if the limit is reached first. */
@@ -96,7 +98,7 @@ static inline const char *dm_unusable(const char *args)
 	return DEVMEM_CTL_PATH " cannot be opened";
 }
 
-/* The kernel is as it was. A program whose tests were all skipped is skipped. */
+/* Undo changes of the kernel. A program whose tests were all skipped skips as a whole. */
 static inline void dm_at_exit(void)
 {
 	dm_files_restore();
@@ -109,8 +111,9 @@ static inline void dm_at_exit(void)
 
 static inline bool dm_is_left(const struct dm_left *left, const char *name)
 {
-	for (; !DM_ALL && left && left->tests; left++)
-		if (!fnmatch(left->tests, name, 0) && (!left->where || left->where()))
+	for (; left && left->tests; left++)
+		if ((left->never || !DM_ALL) && !fnmatch(left->tests, name, 0) &&
+		    (!left->where || left->where()))
 			return true;
 	return false;
 }

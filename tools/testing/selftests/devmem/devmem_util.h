@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the tests of drm_devmem, their demonstration and the soak test share: thin
- * wrappers of the requests, and memory with contents that are known.
+ * wrappers of the requests, and memory with known contents.
  *
  * Everything here returns 0 or a negative errno, prints nothing and does not
  * exit.
@@ -126,7 +126,7 @@ static inline int dm_links(int ctl, const struct devmem_link *links, __u32 nr,
 	return dm_links_within(ctl, links, nr, flags, 0, stats);
 }
 
-/* Returns how many devices there are, of which up to @nr are in @entries. */
+/* Returns the number of devices. Up to @nr of them are in @entries. */
 static inline int dm_topology(int ctl, struct devmem_topology_entry *entries,
 			      __u32 nr)
 {
@@ -137,6 +137,18 @@ static inline int dm_topology(int ctl, struct devmem_topology_entry *entries,
 	int err = dm_ioctl(ctl, DEVMEM_IOC_TOPOLOGY, &args);
 
 	return err ?: (int)args.nr;
+}
+
+/* Leftovers of all devices: pages that wait to be moved; or a negative errno. */
+static inline long dm_pages_left(int ctl)
+{
+	struct devmem_topology_entry entries[DEVMEM_MAX_DEVICES];
+	int nr = dm_topology(ctl, entries, DEVMEM_MAX_DEVICES), i;
+	long pages = 0;
+
+	for (i = 0; i < nr; i++)
+		pages += entries[i].left_pages;
+	return nr < 0 ? nr : pages;
 }
 
 static inline int dm_info(int fd, struct devmem_info *info)
@@ -207,7 +219,7 @@ static inline int dm_checksum(int fd, const void *src, size_t len, __u64 *sum)
 	return err;
 }
 
-/* Returns how many pages are there then. */
+/* Returns how many pages of the range are there afterwards. */
 static inline long dm_migrate(int fd, void *addr, size_t len, __u32 flags)
 {
 	struct devmem_migrate args = {
@@ -232,7 +244,7 @@ static inline int dm_query(int fd, const void *addr, size_t len, __u32 *pages)
 }
 
 /**
- * struct dm_where - how many pages of a range live where
+ * struct dm_where - how many pages of a range are where
  * @none: nowhere
  * @system: system memory
  * @other: memory of other drivers
@@ -304,10 +316,10 @@ static inline __u64 dm_rnd(__u64 *state)
  * @nr: number of blocks
  * @base: what is expected: word i of block b is @base[b] + i
  *
- * The base of a block is a mix of the seed, the block's offset, whoever wrote it
- * and the how-manieth write it was. So what is stale, lost, misplaced or torn
- * does not go unnoticed; and yet a device can write a block with one command,
- * and the checksum that it has to report is known without looking at the memory.
+ * The base of a block is a mix of the block's number, of its writer and of the
+ * number of the write. So the tests notice stale, lost, misplaced and torn data.
+ * A device can still write a block with one command, and its checksum can be
+ * computed without reading the memory.
  */
 struct dm_area {
 	unsigned char *mem;
@@ -374,7 +386,7 @@ static inline void dm_block_write(struct dm_area *area, size_t b, __u64 base)
 	area->base[b] = base;
 }
 
-/* How many bytes of a block are not what they should be? */
+/* Returns how many bytes of a block are wrong. */
 static inline size_t dm_block_wrong(const struct dm_area *area, size_t b)
 {
 	const __u64 *words = dm_block(area, b);
@@ -400,8 +412,8 @@ static inline size_t dm_area_wrong(const struct dm_area *area, size_t b,
 }
 
 /*
- * What DEVMEM_OP_CHECKSUM has to say about @nr blocks: the sum over a block that
- * begins with word k of the range is
+ * The result of DEVMEM_OP_CHECKSUM for @nr blocks. The sum over a block that begins
+ * with word k of the range is
  *	sum (base + i) * (2 * (k + i) + 1)
  */
 static inline __u64 dm_area_sum(const struct dm_area *area, size_t b, size_t nr)
@@ -432,7 +444,7 @@ static inline bool dm_file_put(const char *path, const char *text)
 	return ok;
 }
 
-/* Files of the kernel that a test has changed, and what they said before. */
+/* Files of the kernel that a test has changed, and their contents before. */
 static struct {
 	char path[128], was[128];
 } dm_changed[16];
@@ -469,7 +481,7 @@ static inline void dm_files_restore(void)
 			dm_file_put(dm_changed[i].path, dm_changed[i].was);
 }
 
-/* The number that stands behind @key, or at the beginning; or -1. */
+/* The number behind @key, or at the start of the file; -1 if there is none. */
 static inline long dm_file_get(const char *path, const char *key)
 {
 	char text[4096] = "", *at = text;
@@ -484,7 +496,7 @@ static inline long dm_file_get(const char *path, const char *key)
 	return at ? atol(at + (key ? strlen(key) : 0)) : -1;
 }
 
-/* Is the memory coherent, of simulated devices (coherent_ram) or of coherent_cards? */
+/* Is memory coherent? @param: coherent_ram for simulated devices, coherent_cards for cards. */
 static inline bool dm_coherent(const char *param)
 {
 	char path[128], c = 0;
@@ -501,11 +513,11 @@ static inline bool dm_coherent(const char *param)
 	return c && c != 'N' && c != '(';
 }
 
-/* Somebody does not go on. What does everybody wait for? */
+/* A process hangs: print the kernel stacks of all tasks. */
 static inline void dm_say_stacks(void)
 {
 	if (system("grep -H . /proc/[0-9]*/task/*/stack"))
-		printf("# the stacks can't be read\n");
+		printf("# the stacks cannot be read\n");
 }
 
 #define DM_SWAP		"/dev/ram0"
@@ -515,7 +527,7 @@ static bool dm_swaps;
 /* Make the beginning of a RAM disk swap. */
 static inline int dm_swap_on(size_t size)
 {
-	/* The part of union swap_header that says something. */
+	/* The part of union swap_header that is in use. */
 	struct {
 		char bootbits[1024];
 		__u32 version, last_page, nr_badpages;
@@ -527,7 +539,7 @@ static inline int dm_swap_on(size_t size)
 		.magic = "SWAPSPACE2",
 	};
 	char was[DM_PAGE], none[DM_PAGE] = {};
-	/* O_EXCL: not if anybody uses it. */
+	/* With O_EXCL this fails if the disk is in use. */
 	int fd = open(DM_SWAP, O_RDWR | O_EXCL);
 	bool ok;
 
@@ -536,7 +548,7 @@ static inline int dm_swap_on(size_t size)
 	if (read(fd, was, DM_PAGE) == DM_PAGE && memcmp(was, none, DM_PAGE) &&
 	    memcmp(was + DM_PAGE - 10, head.magic, 10)) {
 		close(fd);
-		return -EBUSY;	/* somebody's data */
+		return -EBUSY;	/* the disk holds other data */
 	}
 	ok = pwrite(fd, &head, sizeof(head), 0) == (ssize_t)sizeof(head) && !fsync(fd);
 	close(fd);
